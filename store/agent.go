@@ -1,0 +1,247 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"gorm.io/gorm"
+)
+
+// Agent is one version of a stored agent. UpdatedAt is when that version was
+// made.
+type Agent struct {
+	ID        string
+	Version   int32
+	HarnessID string
+	CreatedAt time.Time
+	UpdatedAt time.Time
+	AgentConfig
+}
+
+// AgentConfig is what a version fixes for good. Lists and maps read from the
+// store are never nil.
+type AgentConfig struct {
+	Model        string
+	Name         *string
+	Prompt       *string
+	Requirements *string
+	RepoURL      *string
+	Branch       *string // nil: never set
+	PfpURL       *string
+
+	MCPServers       []string
+	AllowOut         []string
+	DenyOut          []string
+	AttachedSkillIDs []string
+
+	// EnvVars are clear here and sealed in the database, bound to the agent.
+	EnvVars       map[string]string
+	Files         []File
+	IdleTimeoutMs *int64
+}
+
+type agentRow struct {
+	ID        string
+	Version   int32
+	HarnessID string
+	CreatedAt int64
+	UpdatedAt int64
+	DeletedAt *int64
+}
+
+func (agentRow) TableName() string { return "agents" }
+
+type versionRow struct {
+	AgentID          string
+	Version          int32
+	Model            string
+	Name             *string
+	Prompt           *string
+	Requirements     *string
+	RepoURL          *string
+	Branch           *string
+	PfpURL           *string
+	McpServers       string
+	AllowOut         string
+	DenyOut          string
+	AttachedSkillIDs string `gorm:"column:attached_skill_ids"`
+	EnvSealed        []byte
+	Files            string
+	IdleTimeoutMs    *int64
+	CreatedAt        int64
+}
+
+func (versionRow) TableName() string { return "agent_versions" }
+
+// joinedRow is an agent with one of its versions.
+type joinedRow struct {
+	Version        versionRow `gorm:"embedded"`
+	HarnessID      string
+	AgentCreatedAt int64
+	SessionCount   int64
+	HasActive      bool
+}
+
+const (
+	joinedColumns = `v.agent_id, v.version, v.model, v.name, v.prompt, v.requirements, v.repo_url, v.branch,
+		v.pfp_url, v.mcp_servers, v.allow_out, v.deny_out, v.attached_skill_ids, v.env_sealed, v.files,
+		v.idle_timeout_ms, v.created_at, a.harness_id, a.created_at AS agent_created_at`
+	currentAgent = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
+		WHERE a.id = ? AND a.deleted_at IS NULL`
+	agentOfVersion = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id
+		WHERE a.id = ? AND v.version = ?`
+)
+
+// CreateAgent stores a with its files as version 1. It fills ID, Version, the
+// times and each file's Size and SHA256. A file with a SHA256 and no Content
+// takes the bytes already stored under it, ErrNotFound when there are none.
+func (s *Store) CreateAgent(ctx context.Context, a *Agent) error {
+	id, err := newID()
+	if err != nil {
+		return err
+	}
+	agent := *a
+	agent.ID, agent.Version = id, 1
+	agent.CreatedAt = now()
+	agent.UpdatedAt = agent.CreatedAt
+	agent.Files = hashed(a.Files)
+	version, err := s.newVersionRow(agent)
+	if err != nil {
+		return fmt.Errorf("create agent: %w", err)
+	}
+	row := agentRow{ID: id, Version: 1, HarnessID: a.HarnessID, CreatedAt: version.CreatedAt, UpdatedAt: version.CreatedAt}
+	err = s.InTx(ctx, func(s *Store) error {
+		if err := s.putFiles(ctx, agent.Files); err != nil {
+			return err
+		}
+		return s.exec(ctx, func(db *gorm.DB) error {
+			if err := db.Create(&row).Error; err != nil {
+				return err
+			}
+			return db.Create(&version).Error
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("create agent: %w", err)
+	}
+	*a = agent
+	return nil
+}
+
+// GetAgent returns the current version of an agent that is not deleted,
+// without file contents.
+func (s *Store) GetAgent(ctx context.Context, id string) (Agent, error) {
+	return s.oneAgent(ctx, id, currentAgent, id)
+}
+
+// GetAgentVersion returns one version of an agent, deleted or not, without file
+// contents.
+func (s *Store) GetAgentVersion(ctx context.Context, id string, version int32) (Agent, error) {
+	return s.oneAgent(ctx, id, agentOfVersion, id, version)
+}
+
+func (s *Store) oneAgent(ctx context.Context, id, query string, args ...any) (Agent, error) {
+	if !validID(id) {
+		return Agent{}, fmt.Errorf("get agent: %w", ErrNotFound)
+	}
+	var rows []joinedRow
+	err := s.query(ctx, func(db *gorm.DB) error { return db.Raw(query, args...).Scan(&rows).Error })
+	if err == nil && len(rows) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Agent{}, fmt.Errorf("get agent: %w", err)
+	}
+	return s.agent(rows[0])
+}
+
+// MarkAgentDeleted makes the agent invisible and unusable for new sessions.
+// Its versions and sessions stay.
+func (s *Store) MarkAgentDeleted(ctx context.Context, id string) error {
+	if !validID(id) {
+		return fmt.Errorf("delete agent: %w", ErrNotFound)
+	}
+	t := now().UnixMilli()
+	err := s.exec(ctx, func(db *gorm.DB) error {
+		res := db.Exec("UPDATE agents SET deleted_at = ?, updated_at = ? WHERE id = ? AND deleted_at IS NULL", t, t, id)
+		if res.Error == nil && res.RowsAffected == 0 {
+			return ErrNotFound
+		}
+		return res.Error
+	})
+	if err != nil {
+		return fmt.Errorf("delete agent: %w", err)
+	}
+	return nil
+}
+
+func (s *Store) newVersionRow(a Agent) (versionRow, error) {
+	row := versionRow{
+		AgentID: a.ID, Version: a.Version, Model: a.Model, Name: a.Name, Prompt: a.Prompt, Requirements: a.Requirements,
+		RepoURL: a.RepoURL, Branch: a.Branch, PfpURL: a.PfpURL, IdleTimeoutMs: a.IdleTimeoutMs, CreatedAt: a.UpdatedAt.UnixMilli(),
+	}
+	for _, list := range []struct {
+		column *string
+		values []string
+	}{{&row.McpServers, a.MCPServers}, {&row.AllowOut, a.AllowOut}, {&row.DenyOut, a.DenyOut}, {&row.AttachedSkillIDs, a.AttachedSkillIDs}} {
+		if err := encode(list.column, append([]string{}, list.values...)); err != nil {
+			return row, err
+		}
+	}
+	if err := encode(&row.Files, fileRefs(a.Files)); err != nil {
+		return row, err
+	}
+	if len(a.EnvVars) == 0 {
+		return row, nil
+	}
+	env, err := json.Marshal(a.EnvVars)
+	if err != nil {
+		return row, err
+	}
+	row.EnvSealed = s.keyring.Seal(env, []byte(a.ID))
+	return row, nil
+}
+
+func (s *Store) agent(joined joinedRow) (Agent, error) {
+	row := joined.Version
+	a := Agent{
+		ID: row.AgentID, Version: row.Version, HarnessID: joined.HarnessID,
+		CreatedAt: fromMillis(joined.AgentCreatedAt), UpdatedAt: fromMillis(row.CreatedAt),
+		AgentConfig: AgentConfig{
+			Model: row.Model, Name: row.Name, Prompt: row.Prompt, Requirements: row.Requirements, RepoURL: row.RepoURL,
+			Branch: row.Branch, PfpURL: row.PfpURL, EnvVars: map[string]string{}, IdleTimeoutMs: row.IdleTimeoutMs,
+		},
+	}
+	var refs []fileRef
+	for _, col := range []struct {
+		text string
+		into any
+	}{
+		{row.McpServers, &a.MCPServers}, {row.AllowOut, &a.AllowOut}, {row.DenyOut, &a.DenyOut},
+		{row.AttachedSkillIDs, &a.AttachedSkillIDs}, {row.Files, &refs},
+	} {
+		if err := json.Unmarshal([]byte(col.text), col.into); err != nil {
+			return Agent{}, fmt.Errorf("read agent %s: %w", row.AgentID, err)
+		}
+	}
+	a.Files = filesOf(refs)
+	if len(row.EnvSealed) == 0 {
+		return a, nil
+	}
+	env, err := s.keyring.Open(row.EnvSealed, []byte(row.AgentID))
+	if err != nil {
+		return Agent{}, fmt.Errorf("read env_vars of agent %s: %w", row.AgentID, err)
+	}
+	if json.Unmarshal(env, &a.EnvVars) != nil {
+		return Agent{}, fmt.Errorf("read env_vars of agent %s: not a map of texts", row.AgentID)
+	}
+	return a, nil
+}
+
+func encode(column *string, v any) error {
+	text, err := json.Marshal(v)
+	*column = string(text)
+	return err
+}

@@ -1,0 +1,48 @@
+package store
+
+import (
+	"sync"
+)
+
+// hub calls subscribers after commits.
+type hub struct {
+	mu   sync.RWMutex // guards subs and next; held for reading during calls
+	subs map[int]func(sessionID string)
+	next int
+}
+
+// Subscribe registers fn to be called with the session's id after each commit
+// that touched a session, once per commit, by this process or, on Postgres, by
+// another one. The empty id says that anything may have changed: notifications
+// of others may have been missed. Commits that follow each other closely may be
+// announced in another order; a spurious call is possible, a missing one is not
+// except for a commit of a process that cannot reach this one.
+//
+// fn must not block, and must call neither the store nor cancel. After cancel
+// has returned fn is not running and is not called again.
+func (s *Store) Subscribe(fn func(sessionID string)) (cancel func()) {
+	h := &s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.subs == nil {
+		h.subs = map[int]func(string){}
+	}
+	id := h.next
+	h.next++
+	h.subs[id] = fn
+	return func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.subs, id)
+	}
+}
+
+func (h *hub) publish(sessions []string) {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	for _, id := range sessions {
+		for _, fn := range h.subs {
+			fn(id)
+		}
+	}
+}

@@ -1,0 +1,124 @@
+-- Times are unix milliseconds. Text that must come back byte for byte is json, not jsonb.
+
+-- +goose Up
+CREATE TABLE agents (
+    id         uuid    PRIMARY KEY,
+    version    integer NOT NULL,
+    harness_id text    NOT NULL,
+    created_at bigint  NOT NULL,
+    updated_at bigint  NOT NULL,
+    deleted_at bigint
+);
+CREATE INDEX agents_live ON agents (created_at DESC, id DESC) WHERE deleted_at IS NULL;
+
+CREATE TABLE agent_versions (
+    agent_id           uuid    NOT NULL REFERENCES agents (id),
+    version            integer NOT NULL,
+    model              text    NOT NULL,
+    name               text,
+    prompt             text,
+    requirements       text,
+    repo_url           text,
+    branch             text,
+    pfp_url            text,
+    mcp_servers        jsonb   NOT NULL,
+    allow_out          jsonb   NOT NULL,
+    deny_out           jsonb   NOT NULL,
+    attached_skill_ids jsonb   NOT NULL,
+    env_sealed         bytea,
+    files              jsonb   NOT NULL,
+    idle_timeout_ms    bigint,
+    created_at         bigint  NOT NULL,
+    PRIMARY KEY (agent_id, version)
+);
+
+CREATE TABLE files (
+    sha256  text  PRIMARY KEY,
+    content bytea NOT NULL
+);
+-- Most files are compressed already: trying again only costs time.
+ALTER TABLE files ALTER COLUMN content SET STORAGE EXTERNAL;
+
+CREATE TABLE sessions (
+    id                 uuid    PRIMARY KEY,
+    agent_id           uuid    NOT NULL,
+    agent_version      integer NOT NULL,
+    harness_id         text    NOT NULL,
+    title              text,
+    title_preview      text,
+    desired            text    NOT NULL CHECK (desired IN ('running', 'suspended', 'stopped', 'deleted')),
+    status             text    NOT NULL CHECK (status IN ('creating', 'ready', 'failed', 'dead')),
+    sandbox_state      text    NOT NULL,
+    phase              text,
+    phase_detail       text,
+    attempt            integer NOT NULL,
+    sandbox_id         text    NOT NULL,
+    key_id             text    NOT NULL,
+    attempt_started_at bigint  NOT NULL,
+    log_n              bigint  NOT NULL,
+    harness_session_id text,
+    response           text,
+    failure_reason     text,
+    turn_count         bigint  NOT NULL,
+    last_seq           bigint  NOT NULL,
+    idle_timeout_ms    bigint  NOT NULL,
+    has_settings       boolean NOT NULL,
+    settled            boolean NOT NULL,
+    created_at         bigint  NOT NULL,
+    ready_at           bigint,
+    last_seen_at       bigint,
+    stopped_at         bigint,
+    deleted_at         bigint,
+    FOREIGN KEY (agent_id, agent_version) REFERENCES agent_versions (agent_id, version)
+) WITH (fillfactor = 80); -- room for the new versions of rows that each event updates
+CREATE INDEX sessions_newest ON sessions (created_at DESC, id DESC);
+CREATE INDEX sessions_of_agent ON sessions (agent_id, created_at DESC, id DESC);
+CREATE INDEX sessions_by_status ON sessions (status, created_at DESC, id DESC);
+CREATE INDEX sessions_live ON sessions (agent_id) WHERE status IN ('creating', 'ready');
+CREATE INDEX sessions_unsettled ON sessions (id) WHERE NOT settled;
+
+CREATE TABLE turns (
+    id            uuid    PRIMARY KEY,
+    session_id    uuid    NOT NULL REFERENCES sessions (id),
+    position      bigint  NOT NULL,
+    status        text    NOT NULL CHECK (status IN ('queued', 'handed', 'completed', 'failed', 'aborted')),
+    attempt       integer NOT NULL,
+    abort         boolean NOT NULL,
+    idem_key      text,
+    body_hmac     bytea,
+    input         json,
+    result        json,
+    error_name    text,
+    error_message text,
+    model         text,
+    created_at    bigint  NOT NULL,
+    handed_at     bigint,
+    ended_at      bigint,
+    UNIQUE (session_id, position),
+    UNIQUE (session_id, idem_key)
+);
+CREATE INDEX turns_open ON turns (session_id, position) WHERE status IN ('queued', 'handed');
+
+-- Rows are only written under the lock of their session's row, so a foreign
+-- key would check for nothing what is known already.
+CREATE TABLE events (
+    session_id uuid    NOT NULL,
+    seq        bigint  NOT NULL,
+    type       text    NOT NULL,
+    turn_id    uuid,
+    time       bigint  NOT NULL,
+    data       json    NOT NULL,
+    attempt    integer NOT NULL,
+    n          bigint  NOT NULL,
+    PRIMARY KEY (session_id, seq)
+);
+CREATE UNIQUE INDEX events_source ON events (session_id, attempt, n) WHERE n > 0;
+
+CREATE TABLE leadership (
+    id    integer PRIMARY KEY CHECK (id = 1),
+    epoch bigint  NOT NULL
+);
+INSERT INTO leadership (id, epoch) VALUES (1, 0);
+
+-- +goose Down
+DROP TABLE leadership, events, turns, sessions, files, agent_versions, agents;

@@ -1,0 +1,127 @@
+-- Times are unix milliseconds, truth values 0 or 1; lists and objects are JSON text.
+
+-- +goose Up
+CREATE TABLE agents (
+    id                 TEXT    PRIMARY KEY,
+    version            INTEGER NOT NULL,
+    harness_id         TEXT    NOT NULL,
+    created_at         INTEGER NOT NULL,
+    updated_at         INTEGER NOT NULL,
+    deleted_at         INTEGER
+);
+CREATE INDEX agents_live ON agents (created_at DESC, id DESC) WHERE deleted_at IS NULL;
+
+CREATE TABLE agent_versions (
+    agent_id           TEXT    NOT NULL REFERENCES agents (id),
+    version            INTEGER NOT NULL,
+    model              TEXT    NOT NULL,
+    name               TEXT,
+    prompt             TEXT,
+    requirements       TEXT,
+    repo_url           TEXT,
+    branch             TEXT,
+    pfp_url            TEXT,
+    mcp_servers        TEXT    NOT NULL,
+    allow_out          TEXT    NOT NULL,
+    deny_out           TEXT    NOT NULL,
+    attached_skill_ids TEXT    NOT NULL,
+    env_sealed         BLOB,
+    files              TEXT    NOT NULL,
+    idle_timeout_ms    INTEGER,
+    created_at         INTEGER NOT NULL,
+    PRIMARY KEY (agent_id, version)
+);
+
+CREATE TABLE files (
+    sha256             TEXT    PRIMARY KEY,
+    content            BLOB    NOT NULL
+);
+
+CREATE TABLE sessions (
+    id                 TEXT    PRIMARY KEY,
+    agent_id           TEXT    NOT NULL,
+    agent_version      INTEGER NOT NULL,
+    harness_id         TEXT    NOT NULL,
+    title              TEXT,
+    title_preview      TEXT,
+    desired            TEXT    NOT NULL CHECK (desired IN ('running', 'suspended', 'stopped', 'deleted')),
+    status             TEXT    NOT NULL CHECK (status IN ('creating', 'ready', 'failed', 'dead')),
+    sandbox_state      TEXT    NOT NULL,
+    phase              TEXT,
+    phase_detail       TEXT,
+    attempt            INTEGER NOT NULL,
+    sandbox_id         TEXT    NOT NULL,
+    key_id             TEXT    NOT NULL,
+    attempt_started_at INTEGER NOT NULL,
+    log_n              INTEGER NOT NULL,
+    harness_session_id TEXT,
+    response           TEXT,
+    failure_reason     TEXT,
+    turn_count         INTEGER NOT NULL,
+    last_seq           INTEGER NOT NULL,
+    idle_timeout_ms    INTEGER NOT NULL,
+    has_settings       INTEGER NOT NULL,
+    settled            INTEGER NOT NULL,
+    created_at         INTEGER NOT NULL,
+    ready_at           INTEGER,
+    last_seen_at       INTEGER,
+    stopped_at         INTEGER,
+    deleted_at         INTEGER,
+    FOREIGN KEY (agent_id, agent_version) REFERENCES agent_versions (agent_id, version)
+);
+CREATE INDEX sessions_newest ON sessions (created_at DESC, id DESC);
+CREATE INDEX sessions_of_agent ON sessions (agent_id, created_at DESC, id DESC);
+CREATE INDEX sessions_by_status ON sessions (status, created_at DESC, id DESC);
+CREATE INDEX sessions_live ON sessions (agent_id) WHERE status IN ('creating', 'ready');
+CREATE INDEX sessions_unsettled ON sessions (id) WHERE NOT settled;
+
+CREATE TABLE turns (
+    id                 TEXT    PRIMARY KEY,
+    session_id         TEXT    NOT NULL REFERENCES sessions (id),
+    position           INTEGER NOT NULL,
+    status             TEXT    NOT NULL CHECK (status IN ('queued', 'handed', 'completed', 'failed', 'aborted')),
+    attempt            INTEGER NOT NULL,
+    abort              INTEGER NOT NULL,
+    idem_key           TEXT,
+    body_hmac          BLOB,
+    input              TEXT,
+    result             TEXT,
+    error_name         TEXT,
+    error_message      TEXT,
+    model              TEXT,
+    created_at         INTEGER NOT NULL,
+    handed_at          INTEGER,
+    ended_at           INTEGER,
+    UNIQUE (session_id, position),
+    UNIQUE (session_id, idem_key)
+);
+CREATE INDEX turns_open ON turns (session_id, position) WHERE status IN ('queued', 'handed');
+
+-- Rows are only written together with their session's row.
+CREATE TABLE events (
+    session_id         TEXT    NOT NULL,
+    seq                INTEGER NOT NULL,
+    type               TEXT    NOT NULL,
+    turn_id            TEXT,
+    time               INTEGER NOT NULL,
+    data               TEXT    NOT NULL,
+    attempt            INTEGER NOT NULL,
+    n                  INTEGER NOT NULL,
+    PRIMARY KEY (session_id, seq)
+);
+CREATE UNIQUE INDEX events_source ON events (session_id, attempt, n) WHERE n > 0;
+
+CREATE TABLE leadership (
+    id                 INTEGER PRIMARY KEY CHECK (id = 1),
+    epoch              INTEGER NOT NULL
+);
+INSERT INTO leadership (id, epoch) VALUES (1, 0);
+
+-- +goose Down
+DROP TABLE leadership;
+DROP TABLE events;
+DROP TABLE turns;
+DROP TABLE sessions;
+DROP TABLE files;
+DROP TABLE agent_versions;
+DROP TABLE agents;

@@ -1,0 +1,177 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/clause"
+)
+
+// Turn is one message and what the harness made of it.
+type Turn struct {
+	ID        string `gorm:"primaryKey"`
+	SessionID string
+	Position  int64  // order within the session, from 1, without gaps
+	Status    string // queued, handed, completed, failed or aborted
+	Attempt   int32
+	Abort     bool // its end was asked for while it ran
+	IdemKey   *string
+	BodyHMAC  []byte `gorm:"column:body_hmac"`
+
+	Input        json.RawMessage `gorm:"serializer:lap_json"` // may be large, so only TurnInput reads it
+	Result       json.RawMessage `gorm:"serializer:lap_json"` // nil until ended
+	ErrorName    *string
+	ErrorMessage *string
+	Model        *string
+
+	CreatedAt time.Time  `gorm:"serializer:lap_ms;autoCreateTime:false"`
+	HandedAt  *time.Time `gorm:"serializer:lap_ms"`
+	EndedAt   *time.Time `gorm:"serializer:lap_ms"`
+}
+
+// AddTurn stores t at the end of the session's turns and fills SessionID,
+// Position and, where empty, ID, Status queued and CreatedAt. ErrConflict when
+// the session has a turn with this id or key; the unit of work may go on.
+func (tx *SessionTx) AddTurn(t *Turn) error {
+	row := *t
+	row.SessionID = tx.Session.ID
+	if row.ID == "" {
+		id, err := newID()
+		if err != nil {
+			return err
+		}
+		row.ID = id
+	}
+	if !validID(row.ID) {
+		return fmt.Errorf("add turn: ill-formed turn id")
+	}
+	if row.Status == "" {
+		row.Status = "queued"
+	}
+	if row.CreatedAt.IsZero() {
+		row.CreatedAt = tx.now
+	}
+	row.storable()
+	if err := tx.insertTurn(&row); err != nil {
+		return fmt.Errorf("add turn: %w", translate(tx.db.Statement.Context, err))
+	}
+	tx.turns++
+	*t = row
+	return nil
+}
+
+func (tx *SessionTx) insertTurn(row *Turn) error {
+	last := tx.db.Raw("SELECT COALESCE(MAX(position), 0) + 1 FROM turns WHERE session_id = ?", row.SessionID)
+	if err := last.Scan(&row.Position).Error; err != nil {
+		return err
+	}
+	res := tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(row)
+	if res.Error == nil && res.RowsAffected == 0 {
+		return ErrConflict
+	}
+	return res.Error
+}
+
+// Turn returns one turn of the session.
+func (tx *SessionTx) Turn(id string) (Turn, error) {
+	return getTurn(tx.db, tx.Session.ID, id)
+}
+
+// TurnByKey returns the turn of the session that was added with this key.
+func (tx *SessionTx) TurnByKey(key string) (Turn, error) {
+	return takeTurn(tx.db.Where("session_id = ? AND idem_key = ?", tx.Session.ID, clean(key)))
+}
+
+// SaveTurn writes the state of a turn: Status, Attempt, Abort, Result, the error, the
+// model and the times. The rest of a turn never changes.
+func (tx *SessionTx) SaveTurn(t *Turn) error {
+	t.storable()
+	res := tx.db.Model(&Turn{}).Where("session_id = ? AND id = ?", tx.Session.ID, t.ID).
+		Select("status", "attempt", "abort", "result", "error_name", "error_message", "model", "handed_at", "ended_at").Updates(t)
+	err := res.Error
+	if err == nil && res.RowsAffected == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("save turn: %w", translate(tx.db.Statement.Context, err))
+	}
+	tx.turns++
+	return nil
+}
+
+// QueuedTurns counts the session's queued turns.
+func (tx *SessionTx) QueuedTurns() (n int64, err error) {
+	err = tx.db.Model(&Turn{}).Where("session_id = ? AND status = 'queued'", tx.Session.ID).Count(&n).Error
+	if err != nil {
+		return 0, fmt.Errorf("count queued turns: %w", translate(tx.db.Statement.Context, err))
+	}
+	return n, nil
+}
+
+// OpenTurns returns the session's queued and handed turns, oldest first.
+func (tx *SessionTx) OpenTurns() ([]Turn, error) {
+	turns := []Turn{}
+	err := tx.db.Omit("input").Where("session_id = ? AND status IN ('queued', 'handed')", tx.Session.ID).Order("position").Find(&turns).Error
+	if err != nil {
+		return nil, fmt.Errorf("list open turns: %w", translate(tx.db.Statement.Context, err))
+	}
+	return turns, nil
+}
+
+// GetTurn returns one turn of a session.
+func (s *Store) GetTurn(ctx context.Context, sessionID, turnID string) (t Turn, err error) {
+	if !validID(sessionID) {
+		return Turn{}, fmt.Errorf("get turn: %w", ErrNotFound)
+	}
+	err = s.query(ctx, func(db *gorm.DB) error {
+		t, err = getTurn(db, sessionID, turnID)
+		return err
+	})
+	return t, err
+}
+
+// TurnInput returns what a turn was added with.
+func (s *Store) TurnInput(ctx context.Context, sessionID, turnID string) (json.RawMessage, error) {
+	var t Turn
+	err := s.query(ctx, func(db *gorm.DB) error {
+		return db.Select("input").Where("session_id = ? AND id = ?", sessionID, turnID).Take(&t).Error
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read input of turn: %w", err)
+	}
+	return t.Input, nil
+}
+
+// AbortAsked tells whether the end of a turn was asked for.
+func (s *Store) AbortAsked(ctx context.Context, sessionID, turnID string) (asked bool, err error) {
+	err = s.query(ctx, func(db *gorm.DB) error {
+		return db.Model(&Turn{}).Select("abort").Where("session_id = ? AND id = ?", sessionID, turnID).Take(&asked).Error
+	})
+	if err != nil {
+		return false, fmt.Errorf("read turn: %w", err)
+	}
+	return asked, nil
+}
+
+func getTurn(db *gorm.DB, sessionID, id string) (Turn, error) {
+	if !validID(id) {
+		return Turn{}, fmt.Errorf("get turn: %w", ErrNotFound)
+	}
+	return takeTurn(db.Where("session_id = ? AND id = ?", sessionID, id))
+}
+
+func takeTurn(db *gorm.DB) (t Turn, err error) {
+	if err := db.Omit("input").Take(&t).Error; err != nil {
+		return Turn{}, fmt.Errorf("get turn: %w", translate(db.Statement.Context, err))
+	}
+	return t, nil
+}
+
+// storable makes t equal to what will be read back.
+func (t *Turn) storable() {
+	cleanText(t)
+	truncate(&t.CreatedAt, t.HandedAt, t.EndedAt)
+}
