@@ -1,0 +1,162 @@
+package demo
+
+import (
+	"encoding/json"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// chatRequest is the part of an OpenAI chat request that decides the answer.
+type chatRequest struct {
+	Model         string        `json:"model"`
+	Stream        bool          `json:"stream"`
+	StreamOptions streamOptions `json:"stream_options"`
+	Messages      []chatMessage `json:"messages"`
+	Tools         []tool        `json:"tools"`
+}
+
+type streamOptions struct {
+	IncludeUsage bool `json:"include_usage"`
+}
+
+type chatMessage struct {
+	Role    string  `json:"role"`
+	Content content `json:"content"`
+}
+
+// content is a message's content: in the protocol a string, null or a list of parts.
+type content []part
+
+type part struct {
+	Type     string `json:"type"`
+	Text     string `json:"text"`
+	ImageURL struct {
+		URL string `json:"url"`
+	} `json:"image_url"`
+}
+
+func (c *content) UnmarshalJSON(b []byte) error {
+	var s string
+	if json.Unmarshal(b, &s) == nil {
+		*c = content{{Type: "text", Text: s}}
+		return nil
+	}
+	return json.Unmarshal(b, (*[]part)(c))
+}
+
+type tool struct {
+	Function struct {
+		Name       string `json:"name"`
+		Parameters struct {
+			Properties map[string]property `json:"properties"`
+			Required   []string            `json:"required"`
+		} `json:"parameters"`
+	} `json:"function"`
+}
+
+// property is a tool's parameter; its type is empty where the schema gives several.
+type property struct{ Type string }
+
+func (p *property) UnmarshalJSON(b []byte) error {
+	var v struct {
+		Type json.RawMessage `json:"type"`
+	}
+	if json.Unmarshal(b, &v) == nil {
+		_ = json.Unmarshal(v.Type, &p.Type) // several types
+	}
+	return nil
+}
+
+func (m chatMessage) text() string {
+	var texts []string
+	for _, p := range m.Content {
+		if p.Text != "" {
+			texts = append(texts, p.Text)
+		}
+	}
+	return strings.Join(texts, "\n")
+}
+
+func (m chatMessage) images() []string {
+	var media []string
+	for _, p := range m.Content {
+		if p.Type != "image_url" {
+			continue
+		}
+		kind := "by URL"
+		if rest, ok := strings.CutPrefix(p.ImageURL.URL, "data:"); ok {
+			kind, _, _ = strings.Cut(rest, ";")
+		}
+		media = append(media, kind)
+	}
+	return media
+}
+
+func (c chatRequest) lastUser() int {
+	for i := len(c.Messages) - 1; i >= 0; i-- {
+		if c.Messages[i].Role == "user" {
+			return i
+		}
+	}
+	return -1
+}
+
+// toolResult is the text of the last tool message after message i.
+func (c chatRequest) toolResult(i int) (string, bool) {
+	for j := len(c.Messages) - 1; j > i; j-- {
+		if c.Messages[j].Role == "tool" {
+			return c.Messages[j].text(), true
+		}
+	}
+	return "", false
+}
+
+// asksForTitle tells the harnesses' small extra requests from those of the conversation: no tools, and instructions about a title.
+func (c chatRequest) asksForTitle() bool {
+	if len(c.Tools) > 0 || len(c.Messages) == 0 || c.Messages[0].Role != "system" {
+		return false
+	}
+	return strings.Contains(strings.ToLower(c.Messages[0].text()), "title")
+}
+
+func (c chatRequest) remembered() Request {
+	r := Request{Time: time.Now(), KeyOK: true, Model: c.Model, Stream: c.Stream}
+	for _, m := range c.Messages {
+		text := m.text()
+		text = strings.ToValidUTF8(strings.Clone(text[:min(len(text), maxText)]), "")
+		r.Messages = append(r.Messages, Message{Role: m.Role, Text: text, Images: m.images()})
+	}
+	for _, t := range c.Tools {
+		r.Tools = append(r.Tools, t.Function.Name)
+	}
+	return r
+}
+
+func (g *Gateway) chat(w http.ResponseWriter, r *http.Request) {
+	var c chatRequest
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&c); err != nil {
+		writeError(w, http.StatusBadRequest, "[demo] the demo gateway cannot read this request")
+		return
+	}
+	if c.Model == "" || len(c.Messages) == 0 {
+		writeError(w, http.StatusBadRequest, "[demo] model and messages are required")
+		return
+	}
+	g.remember(c.remembered())
+	a := decide(c)
+	reply := reply{
+		w: w, rc: http.NewResponseController(w), usage: usageOf(c, a),
+		head: head{ID: "chatcmpl-" + uuid.NewString(), Created: time.Now().Unix(), Model: c.Model},
+	}
+	switch {
+	case a.status != 0:
+		writeError(w, a.status, a.message)
+	case c.Stream:
+		reply.stream(r.Context(), a, c.StreamOptions.IncludeUsage)
+	default:
+		reply.whole(r.Context(), a)
+	}
+}
