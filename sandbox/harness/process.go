@@ -1,0 +1,243 @@
+package harness
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+)
+
+const (
+	termGrace   = 5 * time.Second // between SIGTERM and SIGKILL
+	sweepGrace  = 5 * time.Second // to see killed processes go
+	outputGrace = 500 * time.Millisecond
+	tailLines   = 20
+	tailWidth   = 500 // bytes of a line
+)
+
+// processSpec says what to start.
+type processSpec struct {
+	name   string // for reasons
+	argv   []string
+	dir    string
+	env    []string
+	log    io.Writer           // gets stdout and stderr
+	line   func(string)        // called for each line of them, from one goroutine; may be nil
+	redact func(string) string // applied to what reaches a reason
+	exited func()              // called once the program has ended, before what it left behind is; may be nil
+}
+
+// process is a harness's process. Everything it starts carries a mark in its environment, so that tools which made process
+// groups and sessions of their own end with it. Two goroutines belong to it: one reads the output, one waits for the end; both
+// are over when done is closed.
+type process struct {
+	spec processSpec
+	cmd  *exec.Cmd
+	mark string
+	done chan struct{}
+	tail tail
+
+	mu     sync.Mutex // guards reaped: whether the pid may be another's by now
+	reaped bool
+
+	reason string // written before done is closed
+}
+
+func startProcess(spec processSpec) (*process, error) {
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", spec.name, err)
+	}
+	p := &process{spec: spec, done: make(chan struct{}), mark: "LAP_HARNESS_RUN=" + uuid.NewString()}
+	p.cmd = exec.Command(spec.argv[0], spec.argv[1:]...)
+	p.cmd.Dir, p.cmd.Env = spec.dir, append(spec.env[:len(spec.env):len(spec.env)], p.mark)
+	p.cmd.Stdout, p.cmd.Stderr = w, w
+	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	err = p.cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		_ = r.Close()
+		return nil, fmt.Errorf("start %s: %w", spec.name, err)
+	}
+	output := make(chan struct{})
+	go func() {
+		defer close(output)
+		p.readOutput(r)
+	}()
+	go p.wait(r, output)
+	return p, nil
+}
+
+// wait ends what the process left behind before it says that the process is over.
+func (p *process) wait(r *os.File, output <-chan struct{}) {
+	defer close(p.done)
+	awaitExit(p.cmd.Process.Pid)
+	p.mu.Lock()
+	_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) // the zombie leader keeps the group's id from being reused
+	err := p.cmd.Wait()
+	p.reaped = true
+	p.mu.Unlock()
+	if p.spec.exited != nil {
+		p.spec.exited()
+	}
+	killMarked(p.mark)
+	_ = r.SetReadDeadline(time.Now().Add(outputGrace))
+	<-output
+	_ = r.Close()
+	p.reason = p.spec.redact(p.exitReason(err))
+}
+
+// awaitExit returns when a child has ended and does not reap it.
+func awaitExit(pid int) {
+	for {
+		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
+		if !errors.Is(err, unix.EINTR) {
+			return
+		}
+	}
+}
+
+func (p *process) exitReason(err error) string {
+	how := "exited with code 0"
+	var exit *exec.ExitError
+	switch {
+	case errors.As(err, &exit) && exit.ExitCode() < 0:
+		how = "was ended by a signal (" + strings.TrimPrefix(exit.String(), "signal: ") + ")"
+	case errors.As(err, &exit):
+		how = "exited with code " + strconv.Itoa(exit.ExitCode())
+	case err != nil:
+		how = "ended, its exit code is not known"
+	}
+	if last := p.tail.String(); last != "" {
+		return p.spec.name + " " + how + "; its last output: " + last
+	}
+	return p.spec.name + " " + how + " without any output"
+}
+
+func (p *process) readOutput(r io.Reader) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if p.spec.log != nil {
+				_, _ = p.spec.log.Write(buf[:n]) // a full disk must not stop the harness
+			}
+			p.tail.write(buf[:n], p.spec.line)
+		}
+		if err != nil {
+			p.tail.flush(p.spec.line)
+			return
+		}
+	}
+}
+
+// signal signals the process group, unless it is over.
+func (p *process) signal(s unix.Signal) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.reaped {
+		_ = unix.Kill(-p.cmd.Process.Pid, s) // already gone
+	}
+}
+
+// close ends the process and everything it started, and returns when nothing is left. Any number of goroutines may call it.
+func (p *process) close() {
+	p.signal(unix.SIGTERM)
+	grace := time.NewTimer(termGrace)
+	defer grace.Stop()
+	select {
+	case <-p.done:
+		return
+	case <-grace.C:
+	}
+	p.signal(unix.SIGKILL)
+	<-p.done
+}
+
+// killMarked kills every process with the mark in its environment, until none is left or the grace has passed. Zombies have no
+// environment and count as gone.
+func killMarked(mark string) {
+	for deadline := time.Now().Add(sweepGrace); time.Now().Before(deadline); {
+		found := false
+		entries, _ := os.ReadDir("/proc")
+		for _, e := range entries {
+			if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() && marked(pid, mark) {
+				killPinned(pid, mark)
+				found = true
+			}
+		}
+		if !found {
+			return
+		}
+		pause := time.NewTimer(5 * time.Millisecond)
+		<-pause.C
+	}
+}
+
+func marked(pid int, mark string) bool {
+	env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
+	return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+mark+"\x00"))
+}
+
+// killPinned kills through a pidfd, taken before the second look: the pid cannot become another's in between.
+func killPinned(pid int, mark string) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return
+	}
+	defer unix.Close(fd)
+	if marked(pid, mark) {
+		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // already gone
+	}
+}
+
+// tail keeps the last lines of an output.
+type tail struct {
+	mu      sync.Mutex // guards lines
+	lines   []string
+	partial []byte // of the goroutine that writes
+}
+
+func (t *tail) write(b []byte, line func(string)) {
+	for {
+		head, rest, found := bytes.Cut(b, []byte("\n"))
+		t.partial = append(t.partial, head[:min(len(head), max(0, tailWidth-len(t.partial)))]...)
+		if !found {
+			return
+		}
+		t.flush(line)
+		b = rest
+	}
+}
+
+// flush ends the line being written.
+func (t *tail) flush(line func(string)) {
+	text := strings.ToValidUTF8(strings.TrimSpace(string(t.partial)), "?")
+	t.partial = t.partial[:0]
+	if text == "" {
+		return
+	}
+	t.mu.Lock()
+	t.lines = append(t.lines, text)
+	t.lines = t.lines[max(0, len(t.lines)-tailLines):]
+	t.mu.Unlock()
+	if line != nil {
+		line(text)
+	}
+}
+
+// String is the lines on one line.
+func (t *tail) String() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return strings.Join(t.lines, " | ")
+}
