@@ -1,0 +1,100 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/url"
+	"slices"
+
+	"github.com/litellm-agent-platform/lap/gen/sandboxd"
+	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/store"
+)
+
+// binding is everything a sandbox needs to serve a session.
+func (r *reconciler) binding(ctx context.Context, s store.Session, agent store.Agent) (sandboxd.SessionConfig, error) {
+	o := r.c.o
+	if err := o.Store.FileContents(ctx, agent.Files); err != nil {
+		return sandboxd.SessionConfig{}, fmt.Errorf("read files of agent: %w", err)
+	}
+	var own map[string]string
+	if s.HasSettings {
+		var err error
+		own, err = o.Settings.Get(ctx, s.ID)
+		if errors.Is(err, sandbox.ErrNotFound) {
+			return sandboxd.SessionConfig{}, errNoSettings
+		}
+		if err != nil {
+			return sandboxd.SessionConfig{}, fmt.Errorf("read settings: %w", err)
+		}
+	}
+	cfg := sandboxd.SessionConfig{
+		SessionID: s.ID, Attempt: s.Attempt, HarnessID: s.HarnessID, HarnessSessionID: s.HarnessSessionID,
+		Model: agent.Model, Prompt: agent.Prompt, Requirements: agent.Requirements, McpServers: agent.MCPServers,
+		Gateway: o.Gateway, Env: environment(o, agent, own),
+	}
+	for _, f := range agent.Files {
+		cfg.Files = append(cfg.Files, sandboxd.File{Path: f.Path, Content: f.Content})
+	}
+	if agent.RepoURL != nil {
+		cfg.Repo = &sandboxd.Repo{
+			URL: *agent.RepoURL, Branch: branch(agent), BranchSet: agent.Branch != nil,
+			Token: cloneToken(o, *agent.RepoURL, agent.EnvVars, own), Protocols: o.GitProtocols,
+		}
+	}
+	return cfg, nil
+}
+
+var errNoSettings = errors.New("the settings of the session are gone")
+
+func branch(a store.Agent) string {
+	if a.Branch != nil {
+		return *a.Branch
+	}
+	return "main"
+}
+
+// environment merges what the operator, the agent, the session and the platform say, each stronger than the one before.
+func environment(o Options, a store.Agent, own map[string]string) map[string]string {
+	env := map[string]string{}
+	maps.Copy(env, o.Env)
+	maps.Copy(env, a.EnvVars)
+	maps.Copy(env, own)
+	delete(env, "GIT_TOKEN") // never in the environment of a harness
+	env["LITELLM_API_BASE"], env["LITELLM_API_KEY"], env["LITELLM_DEFAULT_MODEL"] = o.Gateway.BaseURL, o.Gateway.APIKey, a.Model
+	for key, v := range map[string]*string{"AGENT_PROMPT": a.Prompt, "AGENT_REQUIREMENTS": a.Requirements, "REPO_URL": a.RepoURL} {
+		delete(env, key)
+		if v != nil {
+			env[key] = *v
+		}
+	}
+	delete(env, "BRANCH")
+	if a.RepoURL != nil {
+		env["BRANCH"] = branch(a)
+	}
+	return env
+}
+
+// cloneToken is the credential for a repository: the session's or agent's own GitHub token for github.com, else the platform's,
+// each only for the hosts it is meant for.
+func cloneToken(o Options, repo string, agent, own map[string]string) *string {
+	u, err := url.Parse(repo)
+	if err != nil || u.Scheme != "https" {
+		return nil
+	}
+	if u.Hostname() == "github.com" {
+		for _, env := range []map[string]string{own, agent} {
+			for _, key := range []string{"GITHUB_TOKEN", "GH_TOKEN"} {
+				if v := env[key]; v != "" {
+					return &v
+				}
+			}
+		}
+	}
+	if o.GitToken != "" && slices.Contains(o.GitHosts, u.Hostname()) {
+		return &o.GitToken
+	}
+	return nil
+}

@@ -1,0 +1,398 @@
+package session_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/litellm-agent-platform/lap/gen/sandboxd"
+	"github.com/litellm-agent-platform/lap/sandbox"
+)
+
+// fakeRuntime runs sandboxes that live in this process and speak the real protocol over real connections.
+type fakeRuntime struct {
+	t     *testing.T
+	watch chan sandbox.ID
+
+	mu         sync.Mutex // guards all below
+	boxes      map[sandbox.ID]*box
+	workspaces map[string]bool
+	settings   map[string]map[string]string
+	made       int
+	age        time.Duration // of all settings
+	hold       bool          // new sandboxes stay starting
+	onTurn     func(b *box, t sandboxd.Turn)
+}
+
+func newFakeRuntime(t *testing.T) *fakeRuntime {
+	r := &fakeRuntime{
+		t: t, watch: make(chan sandbox.ID, 100), boxes: map[sandbox.ID]*box{}, workspaces: map[string]bool{},
+		settings: map[string]map[string]string{},
+	}
+	r.onTurn = func(b *box, turn sandboxd.Turn) { b.reply(turn.ID, "re: "+*turn.Parts[0].Text) }
+	t.Cleanup(func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, b := range r.boxes {
+			b.stop("test ended")
+		}
+	})
+	return r
+}
+
+func (r *fakeRuntime) Create(_ context.Context, spec sandbox.Spec) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.boxes[spec.ID] != nil {
+		return nil
+	}
+	b := &box{r: r, spec: spec, state: sandbox.Starting, runs: map[string]int{}, wake: make(chan struct{})}
+	r.boxes[spec.ID] = b
+	r.workspaces[spec.SessionID] = true
+	r.made++
+	if !r.hold {
+		b.start()
+	}
+	return nil
+}
+
+func (r *fakeRuntime) Get(_ context.Context, id sandbox.ID) (sandbox.Status, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	b := r.boxes[id]
+	if b == nil {
+		return sandbox.Status{}, sandbox.ErrNotFound
+	}
+	return sandbox.Status{ID: id, SessionID: b.spec.SessionID, State: b.state, Reason: b.reason}, nil
+}
+
+func (r *fakeRuntime) List(context.Context) ([]sandbox.Status, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []sandbox.Status
+	for id, b := range r.boxes {
+		out = append(out, sandbox.Status{ID: id, SessionID: b.spec.SessionID, State: b.state, Reason: b.reason})
+	}
+	return out, nil
+}
+
+func (r *fakeRuntime) Delete(_ context.Context, id sandbox.ID) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if b := r.boxes[id]; b != nil {
+		b.stop("deleted")
+		delete(r.boxes, id)
+	}
+	return nil
+}
+
+func (r *fakeRuntime) DeleteWorkspace(_ context.Context, id string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.workspaces, id)
+	return nil
+}
+
+func (r *fakeRuntime) Watch(ctx context.Context) <-chan sandbox.ID {
+	out := make(chan sandbox.ID)
+	go func() {
+		defer close(out)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case id := <-r.watch:
+				select {
+				case out <- id:
+				case <-ctx.Done():
+					return
+				}
+			}
+		}
+	}()
+	return out
+}
+
+func (r *fakeRuntime) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
+	r.mu.Lock()
+	b := r.boxes[id]
+	r.mu.Unlock()
+	if b == nil || b.addr == "" {
+		return nil, sandbox.ErrNotFound
+	}
+	return (&net.Dialer{}).DialContext(ctx, "tcp", b.addr)
+}
+
+func (r *fakeRuntime) Logs(context.Context, sandbox.ID, sandbox.LogOptions) (io.ReadCloser, error) {
+	return nil, errors.ErrUnsupported
+}
+
+// only returns the one sandbox there is.
+func (r *fakeRuntime) only() *box {
+	r.t.Helper()
+	var found *box
+	eventually(r.t, "one sandbox", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		for _, b := range r.boxes {
+			found = b
+		}
+		return len(r.boxes) == 1
+	})
+	return found
+}
+
+func (r *fakeRuntime) count() (boxes, workspaces, settings int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.boxes), len(r.workspaces), len(r.settings)
+}
+
+// The settings of the fake runtime.
+type fakeSettings struct{ *fakeRuntime }
+
+func (s fakeSettings) Put(_ context.Context, id string, env map[string]string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settings[id] = env
+	return nil
+}
+
+func (s fakeSettings) Get(_ context.Context, id string) (map[string]string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	env, ok := s.settings[id]
+	if !ok {
+		return nil, sandbox.ErrNotFound
+	}
+	return env, nil
+}
+
+func (s fakeSettings) Delete(_ context.Context, id string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.settings, id)
+	return nil
+}
+
+func (s fakeSettings) List(context.Context) (map[string]time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]time.Time{}
+	for id := range s.settings {
+		out[id] = time.Now().Add(-s.age)
+	}
+	return out, nil
+}
+
+// box is one sandbox: sandboxd's protocol over an event log in memory.
+type box struct {
+	r      *fakeRuntime
+	spec   sandbox.Spec
+	addr   string
+	server *http.Server
+	state  sandbox.State // guarded by r.mu
+	reason string        // guarded by r.mu
+
+	mu        sync.Mutex // guards all below
+	bound     *sandboxd.SessionConfig
+	log       []sandboxd.Record
+	wake      chan struct{} // closed and replaced when the log grows
+	runs      map[string]int
+	taken     int
+	failTurns int  // so many calls of StartTurn take the turn, then break the connection
+	noReady   bool // binding does not make it ready
+}
+
+// start makes it run; r.mu is held.
+func (b *box) start() {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		b.r.t.Error(err)
+		return
+	}
+	b.addr, b.state = l.Addr().String(), sandbox.Running
+	b.server = &http.Server{Handler: b.verified(sandboxd.Handler(sandboxd.NewStrictHandler(b, nil))), ReadHeaderTimeout: time.Second,
+		ErrorLog: log.New(io.Discard, "", 0), // a broken connection is part of a test
+	}
+	go func() { _ = b.server.Serve(l) }()
+	b.r.watch <- b.spec.ID
+}
+
+// stop ends it as a crash would; r.mu is held.
+func (b *box) stop(reason string) {
+	if b.state == sandbox.Exited {
+		return
+	}
+	b.state, b.reason = sandbox.Exited, reason
+	if b.server != nil {
+		_ = b.server.Close()
+	}
+}
+
+func (b *box) crash(reason string) {
+	b.r.mu.Lock()
+	b.stop(reason)
+	b.r.mu.Unlock()
+	b.r.watch <- b.spec.ID
+}
+
+func (b *box) verified(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+		if err := sandbox.VerifyToken(b.spec.CallerKey, req.Header.Get(sandbox.TokenHeader), b.spec.ID, time.Now()); err != nil {
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		next.ServeHTTP(w, req)
+	})
+}
+
+// emit appends a record; data is JSON.
+func (b *box) emit(typ, turn, data string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.emitLocked(int64(len(b.log))+1, typ, turn, data)
+}
+
+func (b *box) emitLocked(n int64, typ, turn, data string) {
+	rec := sandboxd.Record{N: n, Time: time.Now(), Type: typ, Data: json.RawMessage(data)}
+	if turn != "" {
+		rec.TurnID = &turn
+	}
+	b.log = append(b.log, rec)
+	close(b.wake)
+	b.wake = make(chan struct{})
+}
+
+func (b *box) reply(turn, text string) {
+	quoted, _ := json.Marshal(text)
+	b.emit("turn.started", turn, `{}`)
+	b.emit("message.delta", turn, `{"part_id":"p1","offset":0,"text":`+string(quoted)+`}`)
+	b.emit("message.part", turn, `{"part_id":"p1","part":{"id":"p1","type":"text","text":`+string(quoted)+`}}`)
+	b.emit("turn.completed", turn, `{"parts":[{"id":"p1","type":"text","text":`+string(quoted)+`}],"tokens":{"input":3,"output":2,"cache_read":0,"cache_write":0},"cost":0.5}`)
+}
+
+func (b *box) ran(turn string) int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.runs[turn]
+}
+
+func (b *box) health() sandboxd.Health {
+	h := sandboxd.Health{SandboxID: string(b.spec.ID), Protocol: 1, Version: "fake", State: "unbound", LastN: int64(len(b.log))}
+	if b.bound != nil {
+		h.State, h.SessionID, h.Attempt = "ready", &b.bound.SessionID, b.bound.Attempt
+	}
+	return h
+}
+
+func (b *box) GetHealth(context.Context, sandboxd.GetHealthRequestObject) (sandboxd.GetHealthResponseObject, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return sandboxd.GetHealth200JSONResponse(b.health()), nil
+}
+
+func (b *box) BindSession(_ context.Context, r sandboxd.BindSessionRequestObject) (sandboxd.BindSessionResponseObject, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.bound == nil {
+		b.bound = r.Body
+		if !b.noReady {
+			b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"waiting_harness","detail":"starting"}`)
+			b.emitLocked(int64(len(b.log))+1, "ready", "", `{"harness_session_id":"native-1"}`)
+		}
+	}
+	return sandboxd.BindSession200JSONResponse(b.health()), nil
+}
+
+func (b *box) StartTurn(_ context.Context, r sandboxd.StartTurnRequestObject) (sandboxd.StartTurnResponseObject, error) {
+	b.r.mu.Lock()
+	onTurn := b.r.onTurn
+	b.r.mu.Unlock()
+	b.mu.Lock()
+	b.taken++
+	first := b.runs[r.Body.ID] == 0
+	if first {
+		b.runs[r.Body.ID]++
+	}
+	fail := b.taken <= b.failTurns
+	b.mu.Unlock()
+	if first {
+		go onTurn(b, *r.Body)
+	}
+	if fail {
+		panic(http.ErrAbortHandler)
+	}
+	return sandboxd.StartTurn202Response{}, nil
+}
+
+func (b *box) AbortTurn(_ context.Context, r sandboxd.AbortTurnRequestObject) (sandboxd.AbortTurnResponseObject, error) {
+	b.emit("turn.aborted", r.TurnID, `{"parts":[],"tokens":{"input":0,"output":0,"cache_read":0,"cache_write":0},"cost":0}`)
+	return sandboxd.AbortTurn202Response{}, nil
+}
+
+func (b *box) StreamEvents(ctx context.Context, r sandboxd.StreamEventsRequestObject) (sandboxd.StreamEventsResponseObject, error) {
+	return boxStream{ctx, b, int(*r.Params.After)}, nil
+}
+
+type boxStream struct {
+	ctx   context.Context
+	b     *box
+	after int
+}
+
+func (s boxStream) VisitStreamEventsResponse(w http.ResponseWriter) error {
+	enc, flush := json.NewEncoder(w), http.NewResponseController(w)
+	for {
+		s.b.mu.Lock()
+		news, wake := s.b.log[min(s.after, len(s.b.log)):], s.b.wake
+		s.b.mu.Unlock()
+		for _, rec := range news {
+			if err := enc.Encode(rec); err != nil {
+				return err
+			}
+		}
+		s.after += len(news)
+		if err := flush.Flush(); err != nil {
+			return err
+		}
+		select {
+		case <-s.ctx.Done():
+			return nil
+		case <-wake:
+		}
+	}
+}
+
+// eventually polls until ok, for at most 30 s.
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(30 * time.Second)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("timed out waiting for %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+func contains(s, sub string) bool { return strings.Contains(s, sub) }
+
+type testWriter struct{ t *testing.T }
+
+func (w testWriter) Write(b []byte) (int, error) {
+	w.t.Log(strings.TrimSpace(string(b)))
+	return len(b), nil
+}

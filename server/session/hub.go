@@ -1,0 +1,288 @@
+package session
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/litellm-agent-platform/lap/store"
+)
+
+// Heartbeat is how often Follow emits nothing, to keep a quiet stream alive.
+const Heartbeat = 15 * time.Second
+
+const (
+	replayPage = 500
+	subBacklog = 64 // batches a subscriber may be behind before it goes back to the store
+	timeLayout = "2006-01-02T15:04:05.000Z07:00"
+)
+
+// Frame is one event, encoded once for all subscribers.
+type Frame struct {
+	Seq   int64
+	Type  string
+	Event []byte // the public Event as one line of JSON
+}
+
+// EncodeEvent returns the public form of an event, as one line of JSON.
+func EncodeEvent(e store.Event) []byte {
+	b, err := json.Marshal(struct {
+		Type   string          `json:"type"`
+		Seq    int64           `json:"seq"`
+		TurnID *string         `json:"turn_id"`
+		Time   string          `json:"time"`
+		Data   json.RawMessage `json:"data"`
+	}{e.Type, e.Seq, e.TurnID, FormatTime(e.Time), e.Data})
+	if err != nil {
+		panic("event data from the store is not JSON: " + err.Error())
+	}
+	return b
+}
+
+// FormatTime writes a time as the public API does: RFC 3339, UTC, milliseconds.
+func FormatTime(t time.Time) string { return t.UTC().Format(timeLayout) }
+
+// hub fans committed events out. Each session with subscribers has one topic whose pump reads new events once from the store,
+// encodes them once and gives them to all. A subscriber that falls behind is cut off and reads from the store again.
+type hub struct {
+	store   *store.Store
+	closing <-chan struct{}
+	wg      sync.WaitGroup // pumps
+
+	mu     sync.Mutex // guards all below
+	topics map[string]*topic
+}
+
+type topic struct {
+	wake     chan struct{} // buffered 1: there may be new events
+	stop     chan struct{}
+	last     int64 // events up to here have been fanned out
+	subs     map[*sub]struct{}
+	watchers map[chan struct{}]struct{}
+	pumping  bool
+}
+
+type sub struct{ frames chan []Frame } // closed when the subscriber was too slow
+
+func newHub(s *store.Store, closing <-chan struct{}) *hub {
+	return &hub{store: s, closing: closing, topics: map[string]*topic{}}
+}
+
+func (h *hub) wait() { h.wg.Wait() }
+
+// notify is told of every commit; an empty id means that any session may have changed. It never blocks.
+func (h *hub) notify(sessionID string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if sessionID != "" {
+		if t := h.topics[sessionID]; t != nil {
+			t.poke()
+		}
+		return
+	}
+	for _, t := range h.topics {
+		t.poke()
+	}
+}
+
+func (t *topic) poke() {
+	signal(t.wake)
+	for w := range t.watchers {
+		signal(w)
+	}
+}
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+func (h *hub) topic(id string) *topic {
+	t := h.topics[id]
+	if t == nil {
+		t = &topic{wake: make(chan struct{}, 1), subs: map[*sub]struct{}{}, watchers: map[chan struct{}]struct{}{}}
+		h.topics[id] = t
+	}
+	return t
+}
+
+// release forgets a topic that nobody uses; h.mu is held.
+func (h *hub) release(id string, t *topic) {
+	if len(t.subs) == 0 && t.pumping {
+		close(t.stop)
+		t.pumping = false
+	}
+	if len(t.subs) == 0 && len(t.watchers) == 0 && h.topics[id] == t {
+		delete(h.topics, id)
+	}
+}
+
+// watch returns a channel that gets a value after commits of a session; several may be merged.
+func (h *hub) watch(id string) (<-chan struct{}, func()) {
+	w := make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topic(id)
+	t.watchers[w] = struct{}{}
+	return w, func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(t.watchers, w)
+		h.release(id, t)
+	}
+}
+
+// join subscribes. Events after the returned seq come through the channel; those up to it are in the store.
+func (h *hub) join(id string, committed int64) (*sub, int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t := h.topic(id)
+	if !t.pumping {
+		t.pumping, t.last, t.stop = true, committed, make(chan struct{})
+		h.wg.Add(1)
+		go h.pump(id, t, t.stop)
+	}
+	s := &sub{frames: make(chan []Frame, subBacklog)}
+	t.subs[s] = struct{}{}
+	signal(t.wake)
+	return s, t.last
+}
+
+func (h *hub) leave(id string, s *sub) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if t := h.topics[id]; t != nil {
+		delete(t.subs, s)
+		h.release(id, t)
+	}
+}
+
+func (h *hub) pump(id string, t *topic, stop chan struct{}) {
+	defer h.wg.Done()
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-h.closing:
+			return
+		case <-t.wake:
+		}
+		for h.fanOut(ctx, id, t, stop) {
+		}
+	}
+}
+
+// fanOut passes on one page of new events; it reports whether there may be more.
+func (h *hub) fanOut(ctx context.Context, id string, t *topic, stop chan struct{}) bool {
+	h.mu.Lock()
+	after := t.last
+	h.mu.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	frames, err := h.load(ctx, id, after)
+	if err != nil {
+		// The database is away; try again until it is back or nobody listens.
+		select {
+		case <-stop:
+		case <-h.closing:
+		case <-time.After(time.Second):
+			signal(t.wake)
+		}
+		return false
+	}
+	if len(frames) == 0 {
+		return false
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	t.last = frames[len(frames)-1].Seq
+	for s := range t.subs {
+		select {
+		case s.frames <- frames:
+		default:
+			close(s.frames)
+			delete(t.subs, s)
+		}
+	}
+	return len(frames) == replayPage
+}
+
+func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, error) {
+	events, err := h.store.Events(ctx, id, after, replayPage)
+	frames := make([]Frame, len(events))
+	for i, e := range events {
+		frames[i] = Frame{Seq: e.Seq, Type: e.Type, Event: EncodeEvent(e)}
+	}
+	return frames, err
+}
+
+// Follow emits a session's events after a cursor, first from the store and then live, each exactly once and in order, until ctx
+// ends, emit fails or the server closes (then nil). emit gets nil when nothing happened for Heartbeat. store.ErrNotFound if
+// there is no such session.
+func (s *Service) Follow(ctx context.Context, sessionID string, after int64, emit func([]Frame) error) error {
+	for {
+		sess, err := s.o.Store.GetSession(ctx, sessionID)
+		if err != nil {
+			return err
+		}
+		sb, from := s.hub.join(sessionID, sess.LastSeq)
+		after, err = s.follow(ctx, sessionID, after, from, sb, emit)
+		s.hub.leave(sessionID, sb)
+		if !errors.Is(err, errBehind) {
+			return err
+		}
+	}
+}
+
+var errBehind = errors.New("subscriber is behind")
+
+func (s *Service) follow(ctx context.Context, id string, after, from int64, sb *sub, emit func([]Frame) error) (int64, error) {
+	for after < from {
+		frames, err := s.hub.load(ctx, id, after)
+		if err != nil {
+			return after, err
+		}
+		if len(frames) == 0 {
+			break
+		}
+		if err := emit(frames); err != nil {
+			return after, err
+		}
+		after = frames[len(frames)-1].Seq
+	}
+	beat := time.NewTicker(Heartbeat)
+	defer beat.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return after, ctx.Err()
+		case <-s.closing:
+			return after, nil
+		case <-beat.C:
+			if err := emit(nil); err != nil {
+				return after, err
+			}
+		case frames, ok := <-sb.frames:
+			if !ok {
+				return after, errBehind
+			}
+			for len(frames) > 0 && frames[0].Seq <= after {
+				frames = frames[1:]
+			}
+			if len(frames) == 0 {
+				continue
+			}
+			if err := emit(frames); err != nil {
+				return after, err
+			}
+			after = frames[len(frames)-1].Seq
+			beat.Reset(Heartbeat)
+		}
+	}
+}

@@ -1,0 +1,324 @@
+// Package session owns the life of sessions and their turns: what users ask for (Service), what is observed of sandboxes
+// (Controller), and the event stream that both leave behind (hub). Requests write intent and the status it implies; the one
+// leading controller writes what it observes; both through the store's unit of work on the session's row, so that neither
+// overwrites the other. No request starts a sandbox. The package must not know HTTP servers, SQL or any kind of runtime.
+//
+// A Service is safe for concurrent use. A Controller owns its goroutines; each session is reconciled by one of them at a time.
+package session
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/litellm-agent-platform/lap/gen/sandboxd"
+	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/store"
+)
+
+// Refusals. Their texts are safe to show to callers.
+var (
+	ErrEnded     = errors.New("session has ended")
+	ErrTUI       = errors.New("the session's harness has a terminal and takes no messages")
+	ErrQueueFull = fmt.Errorf("the session has %d queued turns", MaxQueued)
+	ErrKeyReused = errors.New("this Idempotency-Key was used with another body")
+	ErrNoGateway = errors.New("no model gateway is configured")
+	ErrHarness   = errors.New("this server cannot run the agent's harness")
+	ErrRestart   = errors.New("the session cannot be restarted while it is creating, nor when it or its agent was deleted")
+	ErrClosing   = errors.New("the server is shutting down")
+)
+
+// MaxQueued is how many turns of a session may wait.
+const MaxQueued = 32
+
+// DefaultIdleTimeout is how long a session may be without activity if its agent says nothing.
+const DefaultIdleTimeout = 24 * time.Hour
+
+// Values of store.Session.Desired, Status and SandboxState, and of store.Turn.Status.
+const (
+	wantRunning = "running"
+	wantStopped = "stopped"
+	wantDeleted = "deleted"
+
+	Creating = "creating"
+	Ready    = "ready"
+	Failed   = "failed"
+	Dead     = "dead"
+
+	sandboxNone     = "none"
+	sandboxStarting = "starting"
+	sandboxRunning  = "running"
+
+	Queued        = "queued"
+	Handed        = "handed"
+	TurnCompleted = "completed"
+	TurnFailed    = "failed"
+	TurnAborted   = "aborted"
+)
+
+// Names of turn errors that mean the turn did not run to its end and never will.
+const (
+	TurnInterrupted = "turn_interrupted"  // its sandbox or harness was lost in the middle
+	TurnNotReady    = "session_not_ready" // the session ended before its turn came
+)
+
+// Options are the parts a Service and a Controller work with.
+type Options struct {
+	Store        *store.Store
+	Runtime      sandbox.Runtime
+	Settings     sandbox.Settings
+	Keyring      *store.Keyring
+	Harnesses    []string          // ids the runtime can run
+	Gateway      sandboxd.Gateway  // zero BaseURL: none
+	Env          map[string]string // environment of every harness, weakest of all
+	GitToken     string            // clone credential of the platform
+	GitHosts     []string          // the only hosts it is sent to
+	GitProtocols []string          // protocols git may use, e.g. https
+	StartTimeout time.Duration     // from the start of an attempt until it must be ready
+	Logger       *slog.Logger
+}
+
+// Service is what users ask for.
+type Service struct {
+	o       Options
+	hub     *hub
+	closing chan struct{}
+	unsub   func()
+}
+
+// NewService returns a service; Close ends its streams.
+func NewService(o Options) *Service {
+	s := &Service{o: o, closing: make(chan struct{})}
+	s.hub = newHub(o.Store, s.closing)
+	s.unsub = o.Store.Subscribe(s.hub.notify)
+	return s
+}
+
+// Close ends all streams and waits; it is called once.
+func (s *Service) Close() {
+	close(s.closing)
+	s.unsub()
+	s.hub.wait()
+}
+
+// Closing is closed when the server shuts down.
+func (s *Service) Closing() <-chan struct{} { return s.closing }
+
+// SupportsTUI tells whether a harness has a terminal instead of messages.
+func SupportsTUI(harness string) bool { return harness == "claude-code" || harness == "codex" }
+
+// CreateParams is what a caller may say of a new session.
+type CreateParams struct {
+	AgentID              string
+	Title, InitialPrompt *string
+	EnvVars              map[string]string
+}
+
+// Create stores a session, status creating. Its settings are stored before its row, so that a row is never without them.
+// Errors: store.ErrNotFound for the agent, ErrNoGateway, ErrHarness.
+func (s *Service) Create(ctx context.Context, p CreateParams) (store.Session, error) {
+	for {
+		agent, err := s.o.Store.GetAgent(ctx, p.AgentID)
+		if err != nil {
+			return store.Session{}, err
+		}
+		if s.o.Gateway.BaseURL == "" {
+			return store.Session{}, ErrNoGateway
+		}
+		if !slices.Contains(s.o.Harnesses, agent.HarnessID) {
+			return store.Session{}, fmt.Errorf("harness %s: %w", agent.HarnessID, ErrHarness)
+		}
+		sess, err := s.insert(ctx, p, agent)
+		if errors.Is(err, errAgentChanged) {
+			continue
+		}
+		return sess, err
+	}
+}
+
+var errAgentChanged = errors.New("the agent changed meanwhile")
+
+func (s *Service) insert(ctx context.Context, p CreateParams, agent store.Agent) (store.Session, error) {
+	now := time.Now()
+	phase := phases[0]
+	sess := store.Session{
+		ID: uuid.Must(uuid.NewV7()).String(), AgentID: p.AgentID, Title: p.Title,
+		Desired: wantRunning, Status: Creating, SandboxState: sandboxStarting, Phase: &phase,
+		Attempt: 1, AttemptStartedAt: now, LastSeenAt: &now, HasSettings: len(p.EnvVars) > 0,
+		IdleTimeoutMs: DefaultIdleTimeout.Milliseconds(),
+	}
+	if agent.IdleTimeoutMs != nil {
+		sess.IdleTimeoutMs = *agent.IdleTimeoutMs
+	}
+	if sess.HasSettings {
+		if err := s.o.Settings.Put(ctx, sess.ID, p.EnvVars); err != nil {
+			return sess, fmt.Errorf("store settings: %w", err)
+		}
+	}
+	err := s.o.Store.CreateSession(ctx, &sess, func(tx *store.SessionTx) error {
+		if tx.Session.AgentVersion != agent.Version {
+			return errAgentChanged
+		}
+		appendStatus(tx)
+		if p.InitialPrompt == nil {
+			return nil
+		}
+		_, err := addTurn(tx, Message{Parts: []sandboxd.InputPart{{Type: "text", Text: p.InitialPrompt}}}, nil)
+		return err
+	})
+	if err != nil && sess.HasSettings {
+		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		// Whatever is left here the controller's sweep removes.
+		_ = s.o.Settings.Delete(clean, sess.ID)
+	}
+	return sess, err
+}
+
+// Delete ends a session for good, in whatever state it is. Idempotent; store.ErrNotFound only if it never existed.
+func (s *Service) Delete(ctx context.Context, id string) error {
+	return s.o.Store.Session(ctx, id, func(tx *store.SessionTx) error {
+		if tx.Session.Desired == wantDeleted {
+			return nil
+		}
+		now := tx.Now()
+		tx.Session.DeletedAt = &now
+		return end(tx, wantDeleted, Dead, "deleted")
+	})
+}
+
+// Stop ends a session's sandbox and keeps what a restart needs. A session that has ended is returned as it is. store.ErrNotFound
+// if it never existed.
+func (s *Service) Stop(ctx context.Context, id string) (sess store.Session, err error) {
+	err = s.o.Store.Session(ctx, id, func(tx *store.SessionTx) error {
+		if live(tx.Session.Status) {
+			err = end(tx, wantStopped, Dead, "stopped")
+		}
+		sess = *tx.Session
+		return err
+	})
+	return sess, err
+}
+
+// Restart gives a session a new sandbox, as a new attempt. ErrRestart if it cannot have one, ErrNoGateway; store.ErrNotFound if it
+// never existed.
+func (s *Service) Restart(ctx context.Context, id string) (sess store.Session, err error) {
+	if sess, err = s.o.Store.GetSession(ctx, id); err != nil {
+		return sess, err
+	}
+	// An agent deleted after this look is noticed by the controller.
+	if _, err := s.o.Store.GetAgent(ctx, sess.AgentID); errors.Is(err, store.ErrNotFound) {
+		return sess, ErrRestart
+	} else if err != nil {
+		return sess, err
+	}
+	if s.o.Gateway.BaseURL == "" {
+		return sess, ErrNoGateway
+	}
+	err = s.o.Store.Session(ctx, id, func(tx *store.SessionTx) error {
+		if tx.Session.Status == Creating || tx.Session.Desired == wantDeleted {
+			return ErrRestart
+		}
+		if err := interruptTurns(tx, "the session was restarted"); err != nil {
+			return err
+		}
+		begin(tx)
+		sess = *tx.Session
+		return nil
+	})
+	return sess, err
+}
+
+// begin starts a session's next attempt. The controller clears what is left of the one before.
+func begin(tx *store.SessionTx) {
+	s, now, phase := tx.Session, tx.Now(), phases[0]
+	s.Attempt++
+	s.Desired, s.Status, s.SandboxState, s.Settled = wantRunning, Creating, sandboxStarting, false
+	s.Phase, s.PhaseDetail, s.FailureReason, s.ReadyAt, s.StoppedAt = &phase, nil, nil, nil, nil
+	s.SandboxID, s.AttemptStartedAt, s.LastSeenAt = "", now, &now
+	tx.Append(store.NewEvent{Type: "session.status", Data: map[string]any{
+		"status": s.Status, "sandbox_state": s.SandboxState, "failure_reason": nil, "attempt": s.Attempt, "workspace": "kept",
+	}})
+}
+
+// DeleteAgent deletes an agent and stops its live sessions. store.ErrNotFound if it is gone.
+func (s *Service) DeleteAgent(ctx context.Context, id string) error {
+	return s.o.Store.InTx(ctx, func(st *store.Store) error {
+		if err := st.MarkAgentDeleted(ctx, id); err != nil {
+			return err
+		}
+		ids, err := st.LiveSessionsOfAgent(ctx, id)
+		if err != nil {
+			return err
+		}
+		for _, sid := range ids {
+			err := st.Session(ctx, sid, func(tx *store.SessionTx) error { return end(tx, wantStopped, Dead, agentDeleted) })
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+const agentDeleted = "agent deleted"
+
+// live tells whether a session may still do something.
+func live(status string) bool { return status == Creating || status == Ready }
+
+// end writes that a session has ended, or shall, and fails its open turns. A session that has ended keeps its status and reason.
+func end(tx *store.SessionTx, desired, status, reason string) error {
+	tx.Session.Desired = desired
+	tx.Session.Settled = false
+	if !live(tx.Session.Status) {
+		return nil
+	}
+	now := tx.Now()
+	tx.Session.Status, tx.Session.FailureReason, tx.Session.StoppedAt = status, &reason, &now
+	if err := failTurns(tx, reason); err != nil {
+		return err
+	}
+	appendStatus(tx)
+	return nil
+}
+
+func appendStatus(tx *store.SessionTx) {
+	tx.Append(store.NewEvent{Type: "session.status", Data: map[string]any{
+		"status": tx.Session.Status, "sandbox_state": tx.Session.SandboxState, "failure_reason": tx.Session.FailureReason,
+	}})
+}
+
+// callerKey is the key that calls to a sandbox are signed with. An empty id means the current one.
+func callerKey(k *store.Keyring, id string) (string, ed25519.PrivateKey, error) {
+	const label = "sandbox-caller"
+	if id == "" {
+		id, seed := k.Derive(label)
+		return id, ed25519.NewKeyFromSeed(seed[:]), nil
+	}
+	seed, ok := k.DeriveFor(id, label)
+	if !ok {
+		return "", nil, fmt.Errorf("encryption key %s is not configured any more", id)
+	}
+	return id, ed25519.NewKeyFromSeed(seed[:]), nil
+}
+
+// preview is the first text of a user, white space collapsed, at most 60 characters; nil if there is none.
+func preview(parts []sandboxd.InputPart) *string {
+	for _, p := range parts {
+		if p.Text == nil {
+			continue
+		}
+		if t := []rune(strings.Join(strings.Fields(*p.Text), " ")); len(t) > 0 {
+			text := string(t[:min(len(t), 60)])
+			return &text
+		}
+	}
+	return nil
+}
