@@ -1,0 +1,158 @@
+package config
+
+import (
+	"net"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+const minKeyLength = 16
+
+// check refuses values that cannot work and brings the others into one form.
+func (c *Config) check(p *problems) {
+	c.checkListen(p)
+	c.checkKeys(p)
+	c.checkURLs(p)
+	switch c.Runtime {
+	case RuntimeLocal:
+	case RuntimeKubernetes:
+		p.add("RUNTIME", "is kubernetes, which this version does not have yet; use local")
+	default:
+		p.add("RUNTIME", "is not local")
+	}
+	if c.StartTimeout <= 0 {
+		p.add("START_TIMEOUT", "must be more than 0")
+	}
+	if c.ShutdownTimeout <= 0 {
+		p.add("SHUTDOWN_TIMEOUT", "must be more than 0")
+	}
+	c.checkGit(p)
+}
+
+func (c *Config) checkListen(p *problems) {
+	host, _, err := net.SplitHostPort(c.ListenAddr)
+	switch {
+	case err != nil:
+		p.add("LISTEN_ADDR", "is not host:port")
+	case !c.AllowNonLoopback && !loopback(host):
+		p.add("LISTEN_ADDR", "is not a loopback address; the local runtime runs sandboxes as processes of this machine, "+
+			"so set ALLOW_NON_LOOPBACK=true if others may reach it")
+	}
+	if c.MetricsAddr != "off" {
+		if _, _, err := net.SplitHostPort(c.MetricsAddr); err != nil {
+			p.add("METRICS_ADDR", "is neither host:port nor off")
+		}
+	}
+}
+
+func loopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+func (c *Config) checkKeys(p *problems) {
+	if db := c.DatabaseURL.Reveal(); db != "" {
+		if !strings.HasPrefix(db, "postgres://") && !strings.HasPrefix(db, "postgresql://") {
+			p.add("DATABASE_URL", "does not start with postgres://")
+		}
+		if c.MasterKey == "" {
+			p.add("MASTER_KEY", "must be set together with DATABASE_URL")
+		}
+		if c.EncryptionKey == "" {
+			p.add("ENCRYPTION_KEY", "must be set together with DATABASE_URL")
+		}
+	}
+	if c.MasterKey != "" {
+		checkMasterKey("MASTER_KEY", c.MasterKey, p)
+	}
+	if c.EncryptionKey != "" {
+		checkEncryptionKey("ENCRYPTION_KEY", c.EncryptionKey, p)
+	}
+}
+
+func checkMasterKey(name string, key Secret, p *problems) {
+	if len(key) < minKeyLength || strings.ContainsFunc(key.Reveal(), func(r rune) bool { return r <= ' ' || r > '~' }) {
+		p.add(name, "must have at least %d visible ASCII characters and no others", minKeyLength)
+	}
+}
+
+func checkEncryptionKey(name string, list Secret, p *problems) {
+	for part := range strings.SplitSeq(list.Reveal(), ",") {
+		if len(strings.TrimSpace(part)) < minKeyLength {
+			p.add(name, "must have at least %d characters in each key", minKeyLength)
+			return
+		}
+	}
+}
+
+func (c *Config) checkURLs(p *problems) {
+	if c.BaseURL == "" {
+		c.BaseURL = "http://" + c.ListenAddr
+	} else if u := webURL(c.BaseURL); u == nil {
+		p.add("BASE_URL", "is not an http or https URL without user, query and fragment")
+	}
+	c.BaseURL = strings.TrimRight(c.BaseURL, "/")
+	for i, origin := range c.CORSOrigins {
+		u := webURL(strings.TrimSpace(origin))
+		if u == nil || strings.Trim(u.Path, "/") != "" {
+			p.add("CORS_ALLOWED_ORIGINS", "has an entry that is not an origin such as https://console.example.com")
+			break
+		}
+		c.CORSOrigins[i] = Origin(u.String())
+	}
+	if c.LiteLLMAPIBase != "" {
+		if webURL(c.LiteLLMAPIBase) == nil {
+			p.add("LITELLM_API_BASE", "is not an http or https URL without user, query and fragment")
+		}
+		c.LiteLLMAPIBase = strings.TrimRight(strings.TrimSuffix(strings.TrimRight(c.LiteLLMAPIBase, "/"), "/v1"), "/")
+	} else if c.LiteLLMAPIKey != "" {
+		p.add("LITELLM_API_BASE", "must be set together with LITELLM_API_KEY")
+	}
+}
+
+func webURL(s string) *url.URL {
+	u, err := url.Parse(s)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil ||
+		strings.ContainsAny(s, "?#") {
+		return nil
+	}
+	return u
+}
+
+// Origin returns the origin of an http or https URL as browsers write it, or nothing if it is none.
+func Origin(s string) string {
+	u := webURL(s)
+	if u == nil {
+		return ""
+	}
+	host := strings.ToLower(u.Host)
+	if port := u.Port(); port == "80" && u.Scheme == "http" || port == "443" && u.Scheme == "https" {
+		host = strings.TrimSuffix(host, ":"+port)
+	}
+	return u.Scheme + "://" + host
+}
+
+func (c *Config) checkGit(p *problems) {
+	for i, host := range c.GitTokenHosts {
+		host = strings.ToLower(strings.TrimSpace(host))
+		if host == "" || strings.ContainsAny(host, "/@ *") {
+			p.add("GIT_TOKEN_HOSTS", "has an entry that is not a host name")
+			break
+		}
+		c.GitTokenHosts[i] = host
+	}
+	schemes := []string{"https"}
+	for _, scheme := range c.RepoURLSchemes {
+		scheme = strings.ToLower(strings.TrimSpace(scheme))
+		if !slices.Contains([]string{"https", "http", "file"}, scheme) {
+			p.add("REPO_URL_SCHEMES", "has an entry other than https, http and file")
+			break
+		}
+		if !slices.Contains(schemes, scheme) {
+			schemes = append(schemes, scheme)
+		}
+	}
+	c.RepoURLSchemes = schemes
+}

@@ -1,0 +1,181 @@
+// Package config owns the server's settings: which environment variables there are, what they default to, which values are
+// refused, and the secrets that are generated when nobody sets them. It must not know what uses a setting. A Config is not
+// changed after EnsureSecrets and may then be shared.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// Values of Runtime.
+const (
+	RuntimeLocal      = "local"
+	RuntimeKubernetes = "kubernetes"
+)
+
+const containerEnvPrefix = "CONTAINER_ENV_"
+
+// Config is the whole configuration. Fields are named after their variables; the tag desc is the text of the README's table.
+type Config struct {
+	ListenAddr       string        `env:"LISTEN_ADDR" envDefault:"127.0.0.1:3000" desc:"Address of the API, host and port."`
+	AllowNonLoopback bool          `env:"ALLOW_NON_LOOPBACK" envDefault:"false" desc:"Lets the local runtime listen beyond loopback. Its sandboxes are processes of this machine, so whoever has the key can run commands on it."`
+	BaseURL          string        `env:"BASE_URL" desc:"URL under which clients reach the API. Default: http:// and LISTEN_ADDR. Its origin is allowed in browsers."`
+	CORSOrigins      []string      `env:"CORS_ALLOWED_ORIGINS" desc:"Further origins that may call the API from a browser, separated by commas."`
+	MetricsAddr      string        `env:"METRICS_ADDR" envDefault:"127.0.0.1:9464" desc:"Address of the Prometheus metrics at /metrics; off for none."`
+	MasterKey        Secret        `env:"MASTER_KEY" desc:"Key that clients send as bearer token, at least 16 visible characters. Required with DATABASE_URL, else generated and kept in DATA_DIR."`
+	EncryptionKey    Secret        `env:"ENCRYPTION_KEY" desc:"Keys that seal secrets at rest, at least 16 characters each, separated by commas: the first seals, all open. Required with DATABASE_URL, else generated and kept in DATA_DIR."`
+	DatabaseURL      Secret        `env:"DATABASE_URL" desc:"Postgres database, postgres://user:password@host/name. Default: SQLite in DATA_DIR."`
+	DataDir          string        `env:"DATA_DIR" desc:"Directory of everything the server keeps. Default: lap under XDG_DATA_HOME, or under ~/.local/share."`
+	HarnessDir       string        `env:"HARNESS_DIR" desc:"Directory of the harness programs that the local runtime installs. Default: harness under DATA_DIR."`
+	Runtime          string        `env:"RUNTIME" envDefault:"local" desc:"Where sandboxes run: local, as processes of this machine."`
+	StartTimeout     time.Duration `env:"START_TIMEOUT" envDefault:"10m" desc:"Time a session may take to become ready, the first installation of its harness included."`
+	ShutdownTimeout  time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"30s" desc:"Time that requests get to end after SIGTERM."`
+	LogLevel         slog.Level    `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
+	LiteLLMAPIBase   string        `env:"LITELLM_API_BASE" desc:"URL of the model gateway, with or without /v1. Without it no session can be opened."`
+	LiteLLMAPIKey    Secret        `env:"LITELLM_API_KEY" desc:"Key for the model gateway."`
+	GitToken         Secret        `env:"GIT_TOKEN" desc:"Credential for cloning, when neither agent nor session has one of its own."`
+	GitTokenHosts    []string      `env:"GIT_TOKEN_HOSTS" envDefault:"github.com" desc:"Hosts that GIT_TOKEN is sent to, separated by commas."`
+	RepoURLSchemes   []string      `env:"REPO_URL_SCHEMES" envDefault:"https" desc:"Schemes of repo_url; http and file may be added to https for development."`
+	ContainerEnv     SecretMap     `env:"-" name:"CONTAINER_ENV_*" desc:"Environment of every harness: CONTAINER_ENV_FOO=1 sets FOO=1. Agents and sessions override it."`
+}
+
+// Field describes one variable.
+type Field struct {
+	Name        string
+	Default     string // empty: see Description
+	Description string
+}
+
+// Fields returns all variables in the order of Config.
+func Fields() []Field {
+	t := reflect.TypeFor[Config]()
+	fields := make([]Field, 0, t.NumField())
+	for i := range t.NumField() {
+		f := t.Field(i)
+		fields = append(fields, Field{Name: variable(f), Default: f.Tag.Get("envDefault"), Description: f.Tag.Get("desc")})
+	}
+	return fields
+}
+
+func variable(f reflect.StructField) string {
+	if name := f.Tag.Get("name"); name != "" {
+		return name
+	}
+	return f.Tag.Get("env")
+}
+
+// Load reads the configuration from environ, as os.Environ returns it. The error names every variable that is wrong, without
+// its value.
+func Load(environ []string) (Config, error) {
+	vars := env.ToMap(environ)
+	var p problems
+	var c Config
+	p.parse(env.ParseWithOptions(&c, env.Options{Environment: vars}))
+	c.ContainerEnv = p.containerEnv(vars)
+	c.paths(vars, &p)
+	c.check(&p)
+	return c, errors.Join(p.errs...)
+}
+
+type problems struct{ errs []error }
+
+func (p *problems) add(name, format string, args ...any) {
+	p.errs = append(p.errs, fmt.Errorf("%s %s", name, fmt.Sprintf(format, args...)))
+}
+
+// parse reports what the parser refused under the variables' names; its own texts name fields and show values.
+func (p *problems) parse(err error) {
+	var all env.AggregateError
+	if !errors.As(err, &all) {
+		if err != nil {
+			p.errs = append(p.errs, err)
+		}
+		return
+	}
+	for _, err := range all.Errors {
+		var bad env.ParseError
+		if !errors.As(err, &bad) {
+			p.errs = append(p.errs, err)
+			continue
+		}
+		f, _ := reflect.TypeFor[Config]().FieldByName(bad.Name)
+		p.add(variable(f), "is not %s", kindOf(f.Type))
+	}
+}
+
+func kindOf(t reflect.Type) string {
+	switch t {
+	case reflect.TypeFor[bool]():
+		return "true or false"
+	case reflect.TypeFor[time.Duration]():
+		return "a duration such as 30s or 10m"
+	case reflect.TypeFor[slog.Level]():
+		return "one of debug, info, warn, error"
+	default:
+		return "valid"
+	}
+}
+
+func (p *problems) containerEnv(vars map[string]string) SecretMap {
+	m := SecretMap{}
+	for _, name := range slices.Sorted(maps.Keys(vars)) {
+		key, ok := strings.CutPrefix(name, containerEnvPrefix)
+		if !ok {
+			continue
+		}
+		if !validName(key) {
+			p.add(name, "does not end in the name of an environment variable")
+			continue
+		}
+		m[key] = Secret(vars[name])
+	}
+	return m
+}
+
+func validName(s string) bool {
+	for i, r := range s {
+		letter := r == '_' || 'a' <= r && r <= 'z' || 'A' <= r && r <= 'Z'
+		if !letter && (i == 0 || r < '0' || r > '9') {
+			return false
+		}
+	}
+	return s != ""
+}
+
+// paths fills the directories' defaults and makes them absolute.
+func (c *Config) paths(vars map[string]string, p *problems) {
+	if c.DataDir == "" {
+		switch data, home := vars["XDG_DATA_HOME"], vars["HOME"]; {
+		case filepath.IsAbs(data):
+			c.DataDir = filepath.Join(data, "lap")
+		case home != "":
+			c.DataDir = filepath.Join(home, ".local", "share", "lap")
+		default:
+			p.add("DATA_DIR", "must be set, for there is neither XDG_DATA_HOME nor HOME")
+			return
+		}
+	}
+	c.DataDir = absolute("DATA_DIR", c.DataDir, p)
+	if c.HarnessDir == "" {
+		c.HarnessDir = filepath.Join(c.DataDir, "harness")
+	}
+	c.HarnessDir = absolute("HARNESS_DIR", c.HarnessDir, p)
+}
+
+func absolute(name, path string, p *problems) string {
+	abs, err := filepath.Abs(path)
+	if err != nil {
+		p.add(name, "is relative and there is no working directory")
+	}
+	return abs
+}
