@@ -1,0 +1,190 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+)
+
+const headerRequestID = "X-Request-Id"
+
+// observe gives every request its id, answers errors and panics, and counts and logs the result. It is the outermost middleware.
+func observe(log *slog.Logger, m *metrics, table map[string]*operation) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			start := time.Now()
+			id := c.Request().Header.Get(headerRequestID)
+			if !isToken(id, 128) {
+				id = uuid.Must(uuid.NewV7()).String()
+			}
+			c.Response().Header().Set(headerRequestID, id)
+			c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), requestIDKey{}, id)))
+			m.inFlight.Inc()
+			defer m.inFlight.Dec()
+
+			status := 0
+			if err := safely(next, c); err != nil {
+				p := writeError(c, err)
+				status = p.status
+				logFault(log, id, p, err)
+			}
+			if status == 0 || c.Response().Committed {
+				status = c.Response().Status
+			}
+			op := find(table, c)
+			m.observe(c, op, status, time.Since(start))
+			log.LogAttrs(c.Request().Context(), levelOf(op), "request handled",
+				slog.String("method", c.Request().Method), slog.String("path", shorten(c.Request().URL.Path, 256)),
+				slog.Int("status", status), slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000),
+				slog.String("request_id", id))
+			if status == statusClientGone {
+				// Without this, a client that has only stopped sending would read an empty success.
+				panic(http.ErrAbortHandler)
+			}
+			return nil
+		}
+	}
+}
+
+// levelOf keeps health checks out of the usual log.
+func levelOf(op *operation) slog.Level {
+	if op != nil && (op.id == "getHealth" || op.id == "getReadiness") {
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// logFault writes the cause of an answer that is the server's fault, which the answer itself does not name.
+func logFault(log *slog.Logger, id string, p *problem, err error) {
+	var crash *panicError
+	switch {
+	case errors.As(err, &crash):
+		log.Error("request panicked", "request_id", id, "stack", string(crash.stack), "err", err)
+	case p.status == http.StatusInternalServerError || p.code == codeDatabase:
+		log.Error("request failed", "request_id", id, "err", err)
+	}
+}
+
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("panic: %v", e.value) }
+
+func safely(next echo.HandlerFunc, c echo.Context) (err error) {
+	defer func() {
+		switch v := recover(); v {
+		case nil:
+		case http.ErrAbortHandler:
+			panic(v)
+		default:
+			err = &panicError{value: v, stack: debug.Stack()}
+		}
+	}()
+	return next(c)
+}
+
+func shorten(s string, n int) string {
+	if len(s) > n {
+		return strings.ToValidUTF8(s[:n], "") + "…"
+	}
+	return s
+}
+
+// isToken tells whether s has 1 to n characters of [A-Za-z0-9._-].
+func isToken(s string, n int) bool {
+	return s != "" && len(s) <= n && !strings.ContainsFunc(s, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune("._-", r))
+	})
+}
+
+func securityHeaders(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		h := c.Response().Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+		h.Set("Cache-Control", "no-store")
+		return next(c)
+	}
+}
+
+// cors lets browsers on the given origins use the API, with the key in a header and never with cookies.
+func cors(origins []string) echo.MiddlewareFunc {
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			if len(origins) == 0 {
+				return next(c)
+			}
+			r, h := c.Request(), c.Response().Header()
+			h.Add("Vary", "Origin")
+			origin := r.Header.Get("Origin")
+			if !slices.Contains(origins, origin) {
+				return next(c)
+			}
+			h.Set("Access-Control-Allow-Origin", origin)
+			if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+				h.Set("Access-Control-Expose-Headers", "Location, Retry-After, "+headerRequestID)
+				return next(c)
+			}
+			h.Set("Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE")
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, "+headerRequestID)
+			h.Set("Access-Control-Max-Age", "600")
+			return c.NoContent(http.StatusNoContent)
+		}
+	}
+}
+
+// authenticate lets the holder of the master key pass, and everybody to operations that say so. Paths under /api/ that do not
+// exist need the key too.
+func authenticate(masterKey string, table map[string]*operation) echo.MiddlewareFunc {
+	want := sha256.Sum256([]byte(masterKey))
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			op := find(table, c)
+			anonymous := op != nil && op.anonymous
+			if op == nil {
+				path := c.Request().URL.Path
+				anonymous = path != "/api" && !strings.HasPrefix(path, "/api/")
+			}
+			if anonymous || holdsKey(c.Request(), want) {
+				return next(c)
+			}
+			return &problem{status: http.StatusUnauthorized, code: codeUnauthorized, text: "unauthorized", unread: true}
+		}
+	}
+}
+
+func holdsKey(r *http.Request, want [sha256.Size]byte) bool {
+	values := r.Header.Values("Authorization")
+	if len(values) != 1 {
+		return false
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	got := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
+	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+// refuseOptions treats OPTIONS like any method that a path does not have.
+func refuseOptions(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		allow, ok := c.Get(echo.ContextKeyHeaderAllow).(string)
+		if c.Request().Method != http.MethodOptions || !ok {
+			return next(c)
+		}
+		c.Response().Header().Set("Allow", allow)
+		return echo.ErrMethodNotAllowed
+	}
+}
