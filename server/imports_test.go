@@ -1,0 +1,94 @@
+package main_test
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/litellm-agent-platform/lap/"
+
+// edges are the imports between our own packages that are allowed, by folder; a folder stands for all below it. Packages named
+// *test, and main, may import what they like.
+var edges = map[string]struct {
+	may []string
+	why string
+}{
+	"openapi":         {nil, "the specification stands alone"},
+	"gen":             {nil, "generated code stands alone"},
+	"store":           {nil, "persistence knows neither sandboxes nor the server"},
+	"sandbox/agent":   {[]string{"gen/sandboxd", "sandbox", "sandbox/harness"}, "sandboxd speaks its protocol and runs harnesses, nothing else"},
+	"sandbox/harness": {[]string{"gen/sandboxd"}, "a harness speaks in records of the sandboxd protocol"},
+	"sandbox/local":   {[]string{"sandbox"}, "a runtime makes sandboxes and knows nothing of what runs inside"},
+	"sandbox":         {nil, "the contracts of a sandbox stand alone"},
+	"server/api":      {[]string{"server/session", "server/config", "store", "gen", "gen/sandboxd", "openapi"}, "handlers reach sandboxes only through sessions"},
+	"server/session":  {[]string{"store", "sandbox", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
+	"server/config":   {nil, "configuration stands alone"},
+	"server/demo":     {nil, "the demo gateway is a gateway like any other"},
+}
+
+func TestOnlyAllowedImportEdges(t *testing.T) {
+	t.Parallel()
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Name,Imports", module+"...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	seen := map[string]bool{}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p struct {
+			ImportPath, Name string
+			Imports          []string
+		}
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		folder := strings.TrimPrefix(p.ImportPath, module)
+		if p.Name == "main" || strings.HasSuffix(p.Name, "test") {
+			continue
+		}
+		owner := owning(folder)
+		if owner == "" {
+			t.Errorf("%s: no rule says what it may import; add one to this test", folder)
+			continue
+		}
+		seen[owner] = true
+		for _, imp := range p.Imports {
+			to, ours := strings.CutPrefix(imp, module)
+			if ours && !allowed(owner, to) {
+				t.Errorf("%s must not import %s: %s", folder, to, edges[owner].why)
+			}
+		}
+	}
+	for owner := range edges {
+		if !seen[owner] {
+			t.Errorf("the rule for %s matches no package", owner)
+		}
+	}
+}
+
+// owning returns the rule with the longest folder that contains a package.
+func owning(folder string) string {
+	for f := folder; f != ""; f = f[:max(0, strings.LastIndexByte(f, '/'))] {
+		if _, ok := edges[f]; ok {
+			return f
+		}
+	}
+	return ""
+}
+
+func allowed(owner, to string) bool {
+	if owning(to) == owner {
+		return true
+	}
+	for _, may := range edges[owner].may {
+		if to == may {
+			return true
+		}
+	}
+	return false
+}

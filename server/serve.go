@@ -1,0 +1,275 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
+
+	"github.com/litellm-agent-platform/lap/gen/sandboxd"
+	"github.com/litellm-agent-platform/lap/sandbox/local"
+	"github.com/litellm-agent-platform/lap/server/api"
+	"github.com/litellm-agent-platform/lap/server/config"
+	"github.com/litellm-agent-platform/lap/server/demo"
+	"github.com/litellm-agent-platform/lap/server/session"
+	"github.com/litellm-agent-platform/lap/store"
+)
+
+func serve(ctx context.Context, args, environ []string, stderr io.Writer) error {
+	var o platformOptions
+	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
+	flags.SetOutput(stderr)
+	flags.BoolVar(&o.demo, "demo", false, "answer with a built-in echo gateway")
+	flags.BoolVar(&o.stopSandboxes, "stop-sandboxes", false, "end all sandboxes when the server ends")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	cfg, err := config.Load(environ)
+	if err != nil {
+		return err
+	}
+	generated, err := cfg.EnsureSecrets()
+	if err != nil {
+		return err
+	}
+	log := slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: cfg.LogLevel}))
+	p, err := start(ctx, cfg, o, log)
+	if err != nil {
+		return err
+	}
+	if generated {
+		fmt.Fprintf(stderr, "The master key was generated and is kept in %s. It is shown only now: %s\n",
+			filepath.Join(cfg.DataDir, "master.key"), cfg.MasterKey.Reveal())
+	}
+	select {
+	case <-ctx.Done():
+	case err = <-p.failed:
+	}
+	return errors.Join(err, p.stop())
+}
+
+type platformOptions struct{ demo, stopSandboxes bool }
+
+// platform is a running server with all its parts. Its goroutines are the two HTTP servers and the controller.
+type platform struct {
+	cfg     config.Config
+	o       platformOptions
+	log     *slog.Logger
+	url     string
+	lock    *os.File
+	store   *store.Store
+	runtime *local.Runtime
+	service *session.Service
+	http    []*http.Server
+	failed  chan error         // a server ended by itself
+	cancel  context.CancelFunc // of the controller
+
+	controller, servers sync.WaitGroup
+}
+
+// start brings everything up, in the order of dependence; what was started is stopped again if a later part fails.
+func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.Logger) (p *platform, err error) {
+	p = &platform{cfg: cfg, o: o, log: log, failed: make(chan error, 2)}
+	defer func() {
+		if err != nil {
+			_ = p.stop()
+		}
+	}()
+	if p.lock, err = lockDir(cfg.DataDir); err != nil {
+		return nil, err
+	}
+	keyring, err := store.NewKeyring(cfg.EncryptionKey.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("ENCRYPTION_KEY: %w", err)
+	}
+	p.store, err = store.Open(ctx, store.Options{
+		DatabaseURL: cfg.DatabaseURL.Reveal(), Path: filepath.Join(cfg.DataDir, "lap.db"), Keyring: keyring, Logger: log,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	p.runtime, err = local.New(local.Options{DataDir: cfg.DataDir, HarnessDir: cfg.HarnessDir, Logger: log})
+	if err != nil {
+		return nil, fmt.Errorf("start local runtime: %w", err)
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.ListenAddr)
+	if err != nil {
+		return nil, fmt.Errorf("LISTEN_ADDR: %w", err)
+	}
+	p.url = "http://" + listener.Addr().String()
+	gateway, err := p.gateway(keyring)
+	if err != nil {
+		_ = listener.Close()
+		return nil, err
+	}
+	so := session.Options{
+		Store: p.store, Runtime: p.runtime, Settings: p.runtime.Settings(), Keyring: keyring, Harnesses: p.runtime.Harnesses(),
+		Gateway: gateway, Env: cfg.ContainerEnv.Reveal(), GitToken: cfg.GitToken.Reveal(), GitHosts: cfg.GitTokenHosts,
+		GitProtocols: cfg.RepoURLSchemes, StartTimeout: cfg.StartTimeout, Logger: log,
+	}
+	p.service = session.NewService(so)
+	controller := session.NewController(so)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	handler, err := p.handler(controller, registry, gateway)
+	if err != nil {
+		_ = listener.Close()
+		return nil, err
+	}
+	p.listen(listener, handler)
+	if err := p.listenMetrics(ctx, registry); err != nil {
+		return nil, err
+	}
+	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	p.cancel = cancel
+	p.controller.Go(func() { controller.Run(run) })
+	p.announce(gateway)
+	return p, nil
+}
+
+// lockDir makes sure that one process uses a data directory.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "server.lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("DATA_DIR: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		_ = f.Close()
+		return nil, fmt.Errorf("DATA_DIR %s is used by another server", dir)
+	}
+	return f, nil
+}
+
+// gateway is where models are. The demo gateway is served beside the API with a key of its own that stays the same, so that
+// sandboxes still reach it when the server was restarted.
+func (p *platform) gateway(k *store.Keyring) (sandboxd.Gateway, error) {
+	if !p.o.demo {
+		return sandboxd.Gateway{BaseURL: p.cfg.LiteLLMAPIBase, APIKey: p.cfg.LiteLLMAPIKey.Reveal()}, nil
+	}
+	if p.cfg.LiteLLMAPIBase != "" {
+		return sandboxd.Gateway{}, errors.New("--demo and LITELLM_API_BASE exclude each other")
+	}
+	_, key := k.Derive("demo-gateway")
+	return sandboxd.Gateway{BaseURL: p.url + demoPrefix, APIKey: fmt.Sprintf("sk-demo-%x", key[:16])}, nil
+}
+
+const demoPrefix = "/demo-gateway"
+
+func (p *platform) handler(c *session.Controller, registry *prometheus.Registry, gateway sandboxd.Gateway) (http.Handler, error) {
+	kind := "configured"
+	switch {
+	case p.o.demo:
+		kind = "demo"
+	case gateway.BaseURL == "":
+		kind = "missing"
+	}
+	origins := p.cfg.CORSOrigins
+	if o := config.Origin(p.cfg.BaseURL); o != "" {
+		origins = append(origins, o)
+	}
+	a, err := api.New(api.Options{
+		Store: p.store, Sessions: p.service, MasterKey: p.cfg.MasterKey.Reveal(), Version: versionString(), Gateway: kind,
+		Leading: c.Leading, RepoURLSchemes: p.cfg.RepoURLSchemes, Origins: origins, Logger: p.log, Metrics: registry,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !p.o.demo {
+		return a.Handler(), nil
+	}
+	mux := http.NewServeMux()
+	mux.Handle(demoPrefix+"/", http.StripPrefix(demoPrefix, demo.New(gateway.APIKey)))
+	mux.Handle("/", a.Handler())
+	return mux, nil
+}
+
+func (p *platform) listen(l net.Listener, h http.Handler) {
+	s := api.NewServer(h)
+	p.http = append(p.http, s)
+	p.servers.Go(func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			p.failed <- err
+		}
+	})
+}
+
+func (p *platform) listenMetrics(ctx context.Context, registry *prometheus.Registry) error {
+	if p.cfg.MetricsAddr == "off" {
+		return nil
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", p.cfg.MetricsAddr)
+	if err != nil {
+		return fmt.Errorf("METRICS_ADDR: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
+	p.listen(l, mux)
+	return nil
+}
+
+func (p *platform) announce(gateway sandboxd.Gateway) {
+	p.log.Info("serving", "url", p.url, "docs", p.url+"/docs", "data_dir", p.cfg.DataDir, "version", versionString())
+	p.log.Warn("the local runtime does not isolate: sandboxes are processes of this machine with the rights of this server, " +
+		"and allow_out and deny_out are not enforced")
+	switch {
+	case p.o.demo:
+		p.log.Warn("answers come from the built-in demo gateway, not from a model")
+	case gateway.BaseURL == "":
+		p.log.Warn("LITELLM_API_BASE is not set: no session can be opened")
+	}
+}
+
+// stop ends everything: streams first, then the controller, then requests within the shutdown timeout, then the store. Sandboxes
+// go on unless they are to be stopped.
+func (p *platform) stop() error {
+	ctx, cancel := context.WithTimeout(context.Background(), p.cfg.ShutdownTimeout)
+	defer cancel()
+	var errs []error
+	if p.service != nil {
+		p.service.Close()
+	}
+	if p.cancel != nil {
+		p.cancel()
+	}
+	p.controller.Wait()
+	if p.runtime != nil && p.o.stopSandboxes {
+		stopCtx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := p.runtime.StopAll(stopCtx); err != nil {
+			errs = append(errs, fmt.Errorf("stop sandboxes: %w", err))
+		}
+	}
+	for _, s := range p.http {
+		if err := s.Shutdown(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("end requests: %w", err), s.Close())
+		}
+	}
+	p.servers.Wait()
+	if p.runtime != nil {
+		p.runtime.Close()
+	}
+	if p.store != nil {
+		errs = append(errs, p.store.Close())
+	}
+	if p.lock != nil {
+		errs = append(errs, p.lock.Close())
+	}
+	p.log.Info("stopped")
+	return errors.Join(errs...)
+}
