@@ -28,6 +28,7 @@ type fakeRuntime struct {
 	settings   map[string]map[string]string
 	made       int
 	age        time.Duration // of all settings
+	note       string        // of new sandboxes
 	hold       bool          // new sandboxes stay starting
 	onTurn     func(b *box, t sandboxd.Turn)
 }
@@ -54,7 +55,7 @@ func (r *fakeRuntime) Create(_ context.Context, spec sandbox.Spec) error {
 	if r.boxes[spec.ID] != nil {
 		return nil
 	}
-	b := &box{r: r, spec: spec, state: sandbox.Starting, runs: map[string]int{}, wake: make(chan struct{})}
+	b := &box{r: r, spec: spec, state: sandbox.Starting, runs: map[string]int{}, wake: make(chan struct{}), note: r.note}
 	r.boxes[spec.ID] = b
 	r.workspaces[spec.SessionID] = true
 	r.made++
@@ -208,8 +209,8 @@ type box struct {
 	wake      chan struct{} // closed and replaced when the log grows
 	runs      map[string]int
 	taken     int
-	failTurns int  // so many calls of StartTurn take the turn, then break the connection
-	noReady   bool // binding does not make it ready
+	failTurns int    // so many calls of StartTurn take the turn, then break the connection
+	note      string // detail of the phase ready, if it is told apart
 }
 
 // start makes it run; r.mu is held.
@@ -305,10 +306,11 @@ func (b *box) BindSession(_ context.Context, r sandboxd.BindSessionRequestObject
 	defer b.mu.Unlock()
 	if b.bound == nil {
 		b.bound = r.Body
-		if !b.noReady {
-			b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"waiting_harness","detail":"starting"}`)
-			b.emitLocked(int64(len(b.log))+1, "ready", "", `{"harness_session_id":"native-1"}`)
+		b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"waiting_harness","detail":"starting"}`)
+		if b.note != "" {
+			b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"ready","detail":"`+b.note+`"}`)
 		}
+		b.emitLocked(int64(len(b.log))+1, "ready", "", `{"harness_session_id":"native-1"}`)
 	}
 	return sandboxd.BindSession200JSONResponse(b.health()), nil
 }

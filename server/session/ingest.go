@@ -57,7 +57,9 @@ func ingestSession(tx *store.SessionTx, rec sandboxd.Record) error {
 		setPhase(tx, clip(d.Phase, 64), clip(d.Detail, 1000), rec.N)
 	case rec.Type == "ready" && tx.Session.Status == Creating:
 		now := tx.Now()
-		setPhase(tx, "ready", "", rec.N)
+		if *tx.Session.Phase != "ready" { // else it came with a detail of its own
+			setPhase(tx, "ready", "", rec.N)
+		}
 		tx.Session.Status, tx.Session.SandboxState, tx.Session.ReadyAt = Ready, sandboxRunning, &now
 		setNativeID(tx, d.HarnessSessionID)
 		appendStatus(tx)

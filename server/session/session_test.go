@@ -166,6 +166,16 @@ func TestASessionBecomesReadyAndAnswersInOrder(t *testing.T) {
 	})
 }
 
+func TestANoteOfTheStartStaysWhenTheSessionIsReady(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		r.rt.note = "the remote has no main, its HEAD was taken"
+		s := r.await(r.open(session.CreateParams{}), session.Ready)
+		if *s.Phase != "ready" || s.PhaseDetail == nil || *s.PhaseDetail != r.rt.note {
+			t.Errorf("phase %s, detail %v", *s.Phase, s.PhaseDetail)
+		}
+	})
+}
+
 func TestAnInitialPromptIsTheFirstTurn(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		prompt := "begin  with\nthis"
