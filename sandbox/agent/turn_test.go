@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,6 +118,7 @@ func TestAHarnessThatDoesNotObeyAnAbortLosesTheTurn(t *testing.T) {
 	if status := b.turn("t1", "stuck"); status != 202 {
 		t.Fatal(status)
 	}
+	eventually(t, "the harness has the turn", func() bool { return slices.Contains(b.fake.heard(), "t1") })
 	b.abort("t1")
 	if end := b.end("t1"); end.Type != "turn.aborted" {
 		t.Errorf("end %s", end.Type)

@@ -20,14 +20,15 @@ const sandboxEnv = "LAP_SANDBOX_ID"
 
 const sweepTime = 5 * time.Second
 
-// sweep kills every process of this user that carries the sandbox's id, until two looks in a row find none: one look could miss
-// a child whose parent ended in the middle of it.
+// sweep kills every process of this user that carries the sandbox's id and sees it end, until two looks in a row find none: one
+// look could miss a child whose parent ended in the middle of it. A dying process loses its environment, and so the mark, before
+// it lets go of its files and of the lock of sandboxd: to be out of sight is not to be gone.
 func sweep(ctx context.Context, id sandbox.ID) error {
 	ctx, cancel := context.WithTimeout(ctx, sweepTime)
 	defer cancel()
 	mark := []byte(sandboxEnv + "=" + string(id))
 	for clean := 0; clean < 2; {
-		left, err := killMarked(mark)
+		left, err := killMarked(ctx, mark)
 		if err != nil {
 			return fmt.Errorf("end processes of sandbox %s: %w", id, err)
 		}
@@ -43,8 +44,8 @@ func sweep(ctx context.Context, id sandbox.ID) error {
 	return nil
 }
 
-// killMarked kills what it finds in one look and says how many that were.
-func killMarked(mark []byte) (int, error) {
+// killMarked kills what it finds in one look, waits for their ends, and says how many that were.
+func killMarked(ctx context.Context, mark []byte) (int, error) {
 	proc, err := os.Open("/proc")
 	if err != nil {
 		return 0, err
@@ -53,30 +54,35 @@ func killMarked(mark []byte) (int, error) {
 	if err = errors.Join(err, proc.Close()); err != nil {
 		return 0, err
 	}
-	found := 0
+	var killed []int // their pidfds
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || pid == os.Getpid() || !marked(pid, mark) {
 			continue
 		}
-		if killIfMarked(pid, mark) {
-			found++
+		if fd, ok := killIfMarked(pid, mark); ok {
+			killed = append(killed, fd)
 		}
 	}
-	return found, nil
+	for _, fd := range killed {
+		for !pidfdEnded(fd) && pause(ctx, time.Millisecond) {
+		}
+		err = errors.Join(err, unix.Close(fd))
+	}
+	return len(killed), errors.Join(err, ctx.Err())
 }
 
-// killIfMarked looks again when it holds the process, because the number may have passed on.
-func killIfMarked(pid int, mark []byte) bool {
+// killIfMarked looks again when it holds the process, because the number may have passed on. It returns what it holds it by.
+func killIfMarked(pid int, mark []byte) (int, bool) {
 	fd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return false
+		return 0, false
 	}
-	defer unix.Close(fd)
-	if !marked(pid, mark) {
-		return false
+	if marked(pid, mark) && !errors.Is(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0), unix.ESRCH) {
+		return fd, true
 	}
-	return !errors.Is(unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0), unix.ESRCH)
+	_ = unix.Close(fd)
+	return 0, false
 }
 
 // marked reports whether a living process of this user carries the mark. A zombie has no environment any more.
