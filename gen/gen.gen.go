@@ -167,6 +167,66 @@ func (e TextPartCreateType) Valid() bool {
 	}
 }
 
+// Defines values for TranscriptInfoRole.
+const (
+	TranscriptInfoRoleAssistant TranscriptInfoRole = "assistant"
+	TranscriptInfoRoleUser      TranscriptInfoRole = "user"
+)
+
+// Valid indicates whether the value is a known member of the TranscriptInfoRole enum.
+func (e TranscriptInfoRole) Valid() bool {
+	switch e {
+	case TranscriptInfoRoleAssistant:
+		return true
+	case TranscriptInfoRoleUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAgentsParamsSort.
+const (
+	ListAgentsParamsSortCreatedAt ListAgentsParamsSort = "created_at"
+	ListAgentsParamsSortHarnessID ListAgentsParamsSort = "harness_id"
+	ListAgentsParamsSortName      ListAgentsParamsSort = "name"
+	ListAgentsParamsSortSessions  ListAgentsParamsSort = "sessions"
+)
+
+// Valid indicates whether the value is a known member of the ListAgentsParamsSort enum.
+func (e ListAgentsParamsSort) Valid() bool {
+	switch e {
+	case ListAgentsParamsSortCreatedAt:
+		return true
+	case ListAgentsParamsSortHarnessID:
+		return true
+	case ListAgentsParamsSortName:
+		return true
+	case ListAgentsParamsSortSessions:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAgentsParamsOrder.
+const (
+	ListAgentsParamsOrderAsc  ListAgentsParamsOrder = "asc"
+	ListAgentsParamsOrderDesc ListAgentsParamsOrder = "desc"
+)
+
+// Valid indicates whether the value is a known member of the ListAgentsParamsOrder enum.
+func (e ListAgentsParamsOrder) Valid() bool {
+	switch e {
+	case ListAgentsParamsOrderAsc:
+		return true
+	case ListAgentsParamsOrderDesc:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for GetAgentParamsExpand.
 const (
 	GetAgentParamsExpandEnvVars      GetAgentParamsExpand = "env_vars"
@@ -284,7 +344,8 @@ type AgentCreate struct {
 	// HarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 	HarnessID nullable.Nullable[AgentCreateHarnessID] `json:"harness_id,omitempty"`
 
-	// IdleTimeoutMs Milliseconds without activity until a session is idle. Default 86,400,000 (24 h).
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// (24 h).
 	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
 
 	// McpServers MCP servers for the harness: `[name=]https://…` (streamable HTTP), `[name=]sse+https://…` (SSE) or
@@ -338,6 +399,59 @@ type AgentList struct {
 
 	// Total All rows, or null with `total=false`.
 	Total nullable.Nullable[int64] `json:"total"`
+}
+
+// AgentUpdate The fields to change. All fields of `AgentCreate` but `harness_id` and `skill_ids`; `model` cannot be null.
+type AgentUpdate struct {
+	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these. The local
+	// runtime stores this list and does not enforce it.
+	AllowOut nullable.Nullable[[]string] `json:"allow_out,omitempty"`
+
+	// Branch Branch to check out, a legal git ref name that does not start with `-`. Default `main`; if it was never set and the
+	// remote has no `main`, its HEAD is taken.
+	Branch nullable.Nullable[string] `json:"branch,omitempty"`
+
+	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`. The local runtime stores this list and does
+	// not enforce it.
+	DenyOut nullable.Nullable[[]string] `json:"deny_out,omitempty"`
+
+	// EnvVars Environment of every session, for long-lived secrets. Keys match `^[A-Za-z_][A-Za-z0-9_]*$`; the compact JSON has at
+	// most 16,384 bytes. Reserved keys are refused: REPO_URL BRANCH LITELLM_API_KEY LITELLM_API_BASE LITELLM_DEFAULT_MODEL
+	// AGENT_PROMPT PORT GIT_TOKEN AGENT_REQUIREMENTS. Sealed at rest, masked in answers.
+	EnvVars nullable.Nullable[map[string]string] `json:"env_vars,omitempty"`
+
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// (24 h).
+	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
+
+	// McpServers MCP servers for the harness: `[name=]https://…` (streamable HTTP), `[name=]sse+https://…` (SSE) or
+	// `[name=]stdio:command args`. `${NAME}` is filled from the environment inside the sandbox; `#Header=value` after a URL
+	// adds a header.
+	McpServers nullable.Nullable[[]string] `json:"mcp_servers,omitempty"`
+
+	// Model LiteLLM model string. The harness gets it as `LITELLM_DEFAULT_MODEL`.
+	Model *string `json:"model,omitempty"`
+
+	// Name Label for people. Need not be unique.
+	Name nullable.Nullable[string] `json:"name,omitempty"`
+
+	// PfpURL Picture of the agent, an `https://` URL.
+	PfpURL nullable.Nullable[string] `json:"pfp_url,omitempty"`
+
+	// Prompt System prompt at the start of every session. May contain `<!-- skill:<id> -->` markers; a marker of a skill that
+	// does not exist is plain text.
+	Prompt nullable.Nullable[string] `json:"prompt,omitempty"`
+
+	// RepoURL Git repository to clone when a sandbox starts: an absolute `https://` URL with a host, without user info, fragment
+	// or control characters.
+	RepoURL nullable.Nullable[string] `json:"repo_url,omitempty"`
+
+	// Requirements Text of a pip requirements.txt, installed into a virtual environment when a sandbox starts.
+	Requirements nullable.Nullable[string] `json:"requirements,omitempty"`
+
+	// SandboxFiles The agent's files, replaced whole. Their base64 contents together, kept ones included, have at most 10,485,760
+	// characters.
+	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
 // Error defines model for Error.
@@ -458,19 +572,26 @@ type MessageCreate struct {
 	Text nullable.Nullable[string] `json:"text,omitempty"`
 }
 
-// MessagePart A part of a reply. `text` and `reasoning` have `text`; `tool` has `tool`, `call_id`, `status`, `input`, `output`.
+// MessagePart A part of a message. `text` and `reasoning` have `text`; `tool` has `tool`, `call_id`, `status`, `input`, `output`;
+// `image`, which only users send, has `media_type` and `size`.
 type MessagePart struct {
 	// CallID The model's id of the call.
 	CallID *string `json:"call_id,omitempty"`
 
-	// ID Id of the part within its turn.
+	// ID Id of the part within its message.
 	ID string `json:"id"`
 
 	// Input Arguments of the call.
 	Input map[string]interface{} `json:"input,omitempty"`
 
+	// MediaType Format of an image.
+	MediaType *string `json:"media_type,omitempty"`
+
 	// Output What the tool returned; cut at 64 KiB with a marker.
 	Output *string `json:"output,omitempty"`
+
+	// Size Bytes of an image.
+	Size *int64 `json:"size,omitempty"`
 
 	// Status `running`, `completed` or `error`.
 	Status *string `json:"status,omitempty"`
@@ -481,7 +602,7 @@ type MessagePart struct {
 	// Tool Name of the tool.
 	Tool *string `json:"tool,omitempty"`
 
-	// Type `text`, `reasoning` or `tool`.
+	// Type `text`, `reasoning`, `tool` or `image`.
 	Type string `json:"type"`
 }
 
@@ -544,6 +665,27 @@ type SandboxFileCreate struct {
 	Size nullable.Nullable[int64] `json:"size,omitempty"`
 }
 
+// SandboxFileUpdate A file with its `content`, or an entry as it was read, whose `sha256` names bytes that this agent has.
+type SandboxFileUpdate struct {
+	// Content Strict base64 of the content; may be empty.
+	Content nullable.Nullable[[]byte] `json:"content,omitempty"`
+
+	// ContentType MIME type. Default `application/octet-stream`.
+	ContentType nullable.Nullable[string] `json:"content_type,omitempty"`
+
+	// Name Label for people.
+	Name string `json:"name"`
+
+	// SandboxPath Where the file goes, under `~`, `/workspace`, `/tmp` or `/data`, without `..` segments.
+	SandboxPath string `json:"sandbox_path"`
+
+	// Sha256 SHA-256 of the content in lower-case hex; needed without `content`, checked with it.
+	Sha256 nullable.Nullable[string] `json:"sha256,omitempty"`
+
+	// Size Bytes of the content; checked if given.
+	Size nullable.Nullable[int64] `json:"size,omitempty"`
+}
+
 // Session defines model for Session.
 type Session struct {
 	// AgentID Its agent.
@@ -555,7 +697,7 @@ type Session struct {
 	// CreatedAt When it was opened.
 	CreatedAt string `json:"created_at"`
 
-	// FailureReason Why it failed or ended, in one sentence that names the culprit.
+	// FailureReason Why it failed, ended or did not wake, in one sentence that names the culprit.
 	FailureReason nullable.Nullable[string] `json:"failure_reason"`
 
 	// HarnessSessionID The harness's own id of the conversation.
@@ -564,7 +706,7 @@ type Session struct {
 	// ID UUIDv7.
 	ID string `json:"id"`
 
-	// IdleTimeoutMs Milliseconds until it is idle.
+	// IdleTimeoutMs Milliseconds without activity until it is suspended.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms"`
 
 	// LastSeenAt Last real activity: a message, or a running turn.
@@ -583,7 +725,8 @@ type Session struct {
 	// Response Text of the latest reply.
 	Response nullable.Nullable[string] `json:"response"`
 
-	// SandboxState `none`, `starting`, `running`, `suspended` or `waking`.
+	// SandboxState `none`, `starting`, `running`, `suspended` (idle for `idle_timeout_ms`: the session is `ready`, its workspace is kept, and
+	// the next message or a restart wakes it) or `waking`.
 	SandboxState string `json:"sandbox_state"`
 
 	// SandboxURL Always null. Kept for old clients.
@@ -653,6 +796,101 @@ type SessionList struct {
 // idle, or its sandbox was lost).
 type SessionStatus string
 
+// Skill defines model for Skill.
+type Skill struct {
+	// Content The instructions.
+	Content string `json:"content"`
+
+	// CreatedAt When the skill was created.
+	CreatedAt string `json:"created_at"`
+
+	// Description When to use it.
+	Description nullable.Nullable[string] `json:"description"`
+
+	// ID UUIDv7.
+	ID string `json:"id"`
+
+	// Name Name for people.
+	Name string `json:"name"`
+
+	// UpdatedAt When this version was made.
+	UpdatedAt string `json:"updated_at"`
+
+	// Version Number of the version, from 1.
+	Version int32 `json:"version"`
+}
+
+// SkillAttach Either `skill_id`, or `content` with what belongs to it.
+type SkillAttach struct {
+	// Content Content of a new skill, with the rules of `SkillCreate`.
+	Content nullable.Nullable[string] `json:"content,omitempty"`
+
+	// Description When to use it.
+	Description nullable.Nullable[string] `json:"description,omitempty"`
+
+	// Name Its name. Default `Skill <time>`.
+	Name nullable.Nullable[string] `json:"name,omitempty"`
+
+	// SaveToLibrary Whether the new skill joins the library. Default true.
+	SaveToLibrary nullable.Nullable[bool] `json:"save_to_library,omitempty"`
+
+	// SkillID A skill of the library. Unknown is 404.
+	SkillID nullable.Nullable[string] `json:"skill_id,omitempty"`
+}
+
+// SkillAttached defines model for SkillAttached.
+type SkillAttached struct {
+	Agent Agent  `json:"agent"`
+	Skill *Skill `json:"skill,omitempty"`
+}
+
+// SkillCreate defines model for SkillCreate.
+type SkillCreate struct {
+	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
+	Content string `json:"content"`
+
+	// Description When to use it, for people and models.
+	Description nullable.Nullable[string] `json:"description,omitempty"`
+
+	// Name Name for people. Need not be unique.
+	Name string `json:"name"`
+}
+
+// SkillDetached defines model for SkillDetached.
+type SkillDetached struct {
+	Agent Agent `json:"agent"`
+}
+
+// SkillList defines model for SkillList.
+type SkillList struct {
+	// Data The page.
+	Data []Skill `json:"data"`
+
+	// Limit Limit that was used.
+	Limit int `json:"limit"`
+
+	// NextCursor Cursor of the next page, null on the last.
+	NextCursor nullable.Nullable[string] `json:"next_cursor"`
+
+	// Offset Offset that was used.
+	Offset int `json:"offset"`
+
+	// Total All rows, or null with `total=false`.
+	Total nullable.Nullable[int64] `json:"total"`
+}
+
+// SkillUpdate The fields to change.
+type SkillUpdate struct {
+	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
+	Content *string `json:"content,omitempty"`
+
+	// Description When to use it, for people and models.
+	Description nullable.Nullable[string] `json:"description,omitempty"`
+
+	// Name Name for people. Need not be unique.
+	Name *string `json:"name,omitempty"`
+}
+
 // TextPartCreate defines model for TextPartCreate.
 type TextPartCreate struct {
 	// Text The text.
@@ -678,6 +916,62 @@ type Tokens struct {
 
 	// Output Completion tokens.
 	Output int64 `json:"output"`
+}
+
+// TranscriptInfo defines model for TranscriptInfo.
+type TranscriptInfo struct {
+	// Cost US dollars, as far as the harness knows prices; 0 for users.
+	Cost float64 `json:"cost"`
+
+	// Error Why the turn did not complete; null if it did, or runs.
+	Error nullable.Nullable[TurnError] `json:"error"`
+
+	// ID Id of the message within its session.
+	ID string `json:"id"`
+
+	// Model Model that answered. Null for users.
+	Model nullable.Nullable[string] `json:"model"`
+
+	// Role Who wrote it.
+	Role TranscriptInfoRole `json:"role"`
+
+	// Time When it arrived, or when the turn ended.
+	Time string `json:"time"`
+
+	// Tokens Tokens the turn used, as the harness counted them.
+	Tokens Tokens `json:"tokens"`
+
+	// TurnID Its turn.
+	TurnID string `json:"turn_id"`
+}
+
+// TranscriptInfoRole Who wrote it.
+type TranscriptInfoRole string
+
+// TranscriptMessage defines model for TranscriptMessage.
+type TranscriptMessage struct {
+	Info TranscriptInfo `json:"info"`
+
+	// Parts The message, in order.
+	Parts []MessagePart `json:"parts"`
+}
+
+// TranscriptPage defines model for TranscriptPage.
+type TranscriptPage struct {
+	// Data The page.
+	Data []TranscriptMessage `json:"data"`
+
+	// Limit Limit that was used.
+	Limit int `json:"limit"`
+
+	// NextCursor Cursor of the next page, null on the last.
+	NextCursor nullable.Nullable[string] `json:"next_cursor"`
+
+	// Offset Offset that was used.
+	Offset int `json:"offset"`
+
+	// Total All messages, or null with `total=false`.
+	Total nullable.Nullable[int64] `json:"total"`
 }
 
 // Turn defines model for Turn.
@@ -732,6 +1026,12 @@ type AgentID = string
 // Cursor defines model for Cursor.
 type Cursor = string
 
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
+// IfMatch defines model for IfMatch.
+type IfMatch = string
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -744,6 +1044,9 @@ type Offset = int
 // SessionID defines model for SessionId.
 type SessionID = string
 
+// SkillID defines model for SkillId.
+type SkillID = string
+
 // Total defines model for Total.
 type Total = bool
 
@@ -753,8 +1056,14 @@ type BadRequest = Error
 // Internal defines model for Internal.
 type Internal = Error
 
+// KeyReused defines model for KeyReused.
+type KeyReused = Error
+
 // NotFound defines model for NotFound.
 type NotFound = Error
+
+// PreconditionFailed defines model for PreconditionFailed.
+type PreconditionFailed = Error
 
 // TooLarge defines model for TooLarge.
 type TooLarge = Error
@@ -770,6 +1079,18 @@ type UnsupportedMediaType = Error
 
 // ListAgentsParams defines parameters for ListAgents.
 type ListAgentsParams struct {
+	// Sort What to sort by; `sessions` is the number of sessions ever opened.
+	Sort *ListAgentsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Order Ascending or descending.
+	Order *ListAgentsParamsOrder `form:"order,omitempty" json:"order,omitempty"`
+
+	// Search Only agents with this text, in any case, somewhere in name, id or harness id.
+	Search *string `form:"search,omitempty" json:"search,omitempty"`
+
+	// HarnessID Only agents of this harness.
+	HarnessID *HarnessID `form:"harness_id,omitempty" json:"harness_id,omitempty"`
+
 	// Limit Most rows of a page. Clamped to 1–200.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
@@ -783,6 +1104,25 @@ type ListAgentsParams struct {
 	Total *Total `form:"total,omitempty" json:"total,omitempty"`
 }
 
+// ListAgentsParamsSort defines parameters for ListAgents.
+type ListAgentsParamsSort string
+
+// ListAgentsParamsOrder defines parameters for ListAgents.
+type ListAgentsParamsOrder string
+
+// CreateAgentParams defines parameters for CreateAgent.
+type CreateAgentParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteAgentParams defines parameters for DeleteAgent.
+type DeleteAgentParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // GetAgentParams defines parameters for GetAgent.
 type GetAgentParams struct {
 	// Expand What to return in full, separated by commas.
@@ -791,6 +1131,35 @@ type GetAgentParams struct {
 
 // GetAgentParamsExpand defines parameters for GetAgent.
 type GetAgentParamsExpand string
+
+// UpdateAgentParams defines parameters for UpdateAgent.
+type UpdateAgentParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreateSessionParams defines parameters for CreateSession.
+type CreateSessionParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DetachSkillParams defines parameters for DetachSkill.
+type DetachSkillParams struct {
+	// SkillID The skill; without it all. An id that is not attached changes nothing.
+	SkillID *string `form:"skill_id,omitempty" json:"skill_id,omitempty"`
+
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// AttachSkillParams defines parameters for AttachSkill.
+type AttachSkillParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // ListSessionsParams defines parameters for ListSessions.
 type ListSessionsParams struct {
@@ -811,6 +1180,13 @@ type ListSessionsParams struct {
 
 	// Status Only sessions with this status.
 	Status *SessionStatus `form:"status,omitempty" json:"status,omitempty"`
+}
+
+// AbortTurnParams defines parameters for AbortTurn.
+type AbortTurnParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
@@ -838,14 +1214,114 @@ type SendMessageParams struct {
 	IdempotencyKey *MessageKey `json:"Idempotency-Key,omitempty"`
 }
 
+// StreamMessageParams defines parameters for StreamMessage.
+type StreamMessageParams struct {
+	// IdempotencyKey Names the turn within its session: a repeat with the same key and body joins that turn, running or ended, instead of
+	// starting another. Visible ASCII, kept at least 24 h.
+	IdempotencyKey *MessageKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListMessagesParams defines parameters for ListMessages.
+type ListMessagesParams struct {
+	// Limit Most rows of a page. Clamped to 1–200.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset Rows to pass over. Clamped at 0. Ignored with `cursor`.
+	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Cursor `next_cursor` of the page before. A cursor that this server did not make is 400.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Total `false` leaves `total` null. Counting may cost time in proportion to the rows.
+	Total *Total `form:"total,omitempty" json:"total,omitempty"`
+}
+
+// RestartSessionParams defines parameters for RestartSession.
+type RestartSessionParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StopSessionParams defines parameters for StopSession.
+type StopSessionParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListSkillsParams defines parameters for ListSkills.
+type ListSkillsParams struct {
+	// Limit Most rows of a page. Clamped to 1–200.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset Rows to pass over. Clamped at 0. Ignored with `cursor`.
+	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Cursor `next_cursor` of the page before. A cursor that this server did not make is 400.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Total `false` leaves `total` null. Counting may cost time in proportion to the rows.
+	Total *Total `form:"total,omitempty" json:"total,omitempty"`
+}
+
+// CreateSkillParams defines parameters for CreateSkill.
+type CreateSkillParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteSkillParams defines parameters for DeleteSkill.
+type DeleteSkillParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// UpdateSkillParams defines parameters for UpdateSkill.
+type UpdateSkillParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ListSkillVersionsParams defines parameters for ListSkillVersions.
+type ListSkillVersionsParams struct {
+	// Limit Most rows of a page. Clamped to 1–200.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset Rows to pass over. Clamped at 0. Ignored with `cursor`.
+	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Cursor `next_cursor` of the page before. A cursor that this server did not make is 400.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Total `false` leaves `total` null. Counting may cost time in proportion to the rows.
+	Total *Total `form:"total,omitempty" json:"total,omitempty"`
+}
+
 // CreateAgentJSONRequestBody defines body for CreateAgent for application/json ContentType.
 type CreateAgentJSONRequestBody = AgentCreate
+
+// UpdateAgentJSONRequestBody defines body for UpdateAgent for application/json ContentType.
+type UpdateAgentJSONRequestBody = AgentUpdate
 
 // CreateSessionJSONRequestBody defines body for CreateSession for application/json ContentType.
 type CreateSessionJSONRequestBody = SessionCreate
 
+// AttachSkillJSONRequestBody defines body for AttachSkill for application/json ContentType.
+type AttachSkillJSONRequestBody = SkillAttach
+
 // SendMessageJSONRequestBody defines body for SendMessage for application/json ContentType.
 type SendMessageJSONRequestBody = MessageCreate
+
+// StreamMessageJSONRequestBody defines body for StreamMessage for application/json ContentType.
+type StreamMessageJSONRequestBody = MessageCreate
+
+// CreateSkillJSONRequestBody defines body for CreateSkill for application/json ContentType.
+type CreateSkillJSONRequestBody = SkillCreate
+
+// UpdateSkillJSONRequestBody defines body for UpdateSkill for application/json ContentType.
+type UpdateSkillJSONRequestBody = SkillUpdate
 
 // AsTextPartCreate returns the union data inside the MessagePartCreate as a TextPartCreate
 func (t MessagePartCreate) AsTextPartCreate() (TextPartCreate, error) {
@@ -955,16 +1431,25 @@ type ServerInterface interface {
 	ListAgents(ctx echo.Context, params ListAgentsParams) error
 	// CreateAgent Create an agent
 	// (POST /api/v1/managed_agents/agents)
-	CreateAgent(ctx echo.Context) error
+	CreateAgent(ctx echo.Context, params CreateAgentParams) error
 	// DeleteAgent Delete an agent
 	// (DELETE /api/v1/managed_agents/agents/{agent_id})
-	DeleteAgent(ctx echo.Context, agentID AgentID) error
+	DeleteAgent(ctx echo.Context, agentID AgentID, params DeleteAgentParams) error
 	// GetAgent Get an agent
 	// (GET /api/v1/managed_agents/agents/{agent_id})
 	GetAgent(ctx echo.Context, agentID AgentID, params GetAgentParams) error
+	// UpdateAgent Change an agent
+	// (PATCH /api/v1/managed_agents/agents/{agent_id})
+	UpdateAgent(ctx echo.Context, agentID AgentID, params UpdateAgentParams) error
 	// CreateSession Open a session
 	// (POST /api/v1/managed_agents/agents/{agent_id}/session)
-	CreateSession(ctx echo.Context, agentID AgentID) error
+	CreateSession(ctx echo.Context, agentID AgentID, params CreateSessionParams) error
+	// DetachSkill Detach skills from an agent
+	// (DELETE /api/v1/managed_agents/agents/{agent_id}/skill)
+	DetachSkill(ctx echo.Context, agentID AgentID, params DetachSkillParams) error
+	// AttachSkill Attach a skill to an agent
+	// (POST /api/v1/managed_agents/agents/{agent_id}/skill)
+	AttachSkill(ctx echo.Context, agentID AgentID, params AttachSkillParams) error
 	// ListSessions List sessions
 	// (GET /api/v1/managed_agents/sessions)
 	ListSessions(ctx echo.Context, params ListSessionsParams) error
@@ -976,22 +1461,46 @@ type ServerInterface interface {
 	GetSession(ctx echo.Context, sessionID SessionID) error
 	// AbortTurn Abort the running turn
 	// (POST /api/v1/managed_agents/sessions/{session_id}/abort)
-	AbortTurn(ctx echo.Context, sessionID SessionID) error
+	AbortTurn(ctx echo.Context, sessionID SessionID, params AbortTurnParams) error
 	// StreamEvents Follow a session's events
 	// (GET /api/v1/managed_agents/sessions/{session_id}/events)
 	StreamEvents(ctx echo.Context, sessionID SessionID, params StreamEventsParams) error
 	// SendMessage Send a message
 	// (POST /api/v1/managed_agents/sessions/{session_id}/message)
 	SendMessage(ctx echo.Context, sessionID SessionID, params SendMessageParams) error
+	// StreamMessage Send a message and follow its turn
+	// (POST /api/v1/managed_agents/sessions/{session_id}/message_stream)
+	StreamMessage(ctx echo.Context, sessionID SessionID, params StreamMessageParams) error
+	// ListMessages Read the transcript
+	// (GET /api/v1/managed_agents/sessions/{session_id}/messages)
+	ListMessages(ctx echo.Context, sessionID SessionID, params ListMessagesParams) error
 	// RestartSession Restart a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/restart)
-	RestartSession(ctx echo.Context, sessionID SessionID) error
+	RestartSession(ctx echo.Context, sessionID SessionID, params RestartSessionParams) error
 	// StopSession Stop a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/stop)
-	StopSession(ctx echo.Context, sessionID SessionID) error
+	StopSession(ctx echo.Context, sessionID SessionID, params StopSessionParams) error
 	// GetTurn Get a turn
 	// (GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id})
 	GetTurn(ctx echo.Context, sessionID SessionID, turnID string) error
+	// ListSkills List skills
+	// (GET /api/v1/skills)
+	ListSkills(ctx echo.Context, params ListSkillsParams) error
+	// CreateSkill Create a skill
+	// (POST /api/v1/skills)
+	CreateSkill(ctx echo.Context, params CreateSkillParams) error
+	// DeleteSkill Delete a skill
+	// (DELETE /api/v1/skills/{skill_id})
+	DeleteSkill(ctx echo.Context, skillID SkillID, params DeleteSkillParams) error
+	// GetSkill Get a skill
+	// (GET /api/v1/skills/{skill_id})
+	GetSkill(ctx echo.Context, skillID SkillID) error
+	// UpdateSkill Change a skill
+	// (PATCH /api/v1/skills/{skill_id})
+	UpdateSkill(ctx echo.Context, skillID SkillID, params UpdateSkillParams) error
+	// ListSkillVersions List a skill's versions
+	// (GET /api/v1/skills/{skill_id}/versions)
+	ListSkillVersions(ctx echo.Context, skillID SkillID, params ListSkillVersionsParams) error
 	// GetHealth Liveness
 	// (GET /healthz)
 	GetHealth(ctx echo.Context) error
@@ -1017,6 +1526,34 @@ func (w *ServerInterfaceWrapper) ListAgents(ctx echo.Context) error {
 
 	// Parameter object where we will unmarshal all parameters from the context
 	var params ListAgentsParams
+	// ------------- Optional query parameter "sort" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sort", ctx.QueryParams(), &params.Sort, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sort: %s", err))
+	}
+
+	// ------------- Optional query parameter "order" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "order", ctx.QueryParams(), &params.Order, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter order: %s", err))
+	}
+
+	// ------------- Optional query parameter "search" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "search", ctx.QueryParams(), &params.Search, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter search: %s", err))
+	}
+
+	// ------------- Optional query parameter "harness_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "harness_id", ctx.QueryParams(), &params.HarnessID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter harness_id: %s", err))
+	}
+
 	// ------------- Optional query parameter "limit" -------------
 
 	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
@@ -1054,8 +1591,28 @@ func (w *ServerInterfaceWrapper) ListAgents(ctx echo.Context) error {
 func (w *ServerInterfaceWrapper) CreateAgent(ctx echo.Context) error {
 	var err error
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateAgentParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.CreateAgent(ctx)
+	err = w.Handler.CreateAgent(ctx, params)
 	return err
 }
 
@@ -1070,8 +1627,28 @@ func (w *ServerInterfaceWrapper) DeleteAgent(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter agent_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteAgentParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.DeleteAgent(ctx, agentID)
+	err = w.Handler.DeleteAgent(ctx, agentID, params)
 	return err
 }
 
@@ -1100,6 +1677,42 @@ func (w *ServerInterfaceWrapper) GetAgent(ctx echo.Context) error {
 	return err
 }
 
+// UpdateAgent converts echo context to params.
+func (w *ServerInterfaceWrapper) UpdateAgent(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "agent_id" -------------
+	var agentID AgentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "agent_id", ctx.Param("agent_id"), &agentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter agent_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateAgentParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.UpdateAgent(ctx, agentID, params)
+	return err
+}
+
 // CreateSession converts echo context to params.
 func (w *ServerInterfaceWrapper) CreateSession(ctx echo.Context) error {
 	var err error
@@ -1111,8 +1724,106 @@ func (w *ServerInterfaceWrapper) CreateSession(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter agent_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateSessionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.CreateSession(ctx, agentID)
+	err = w.Handler.CreateSession(ctx, agentID, params)
+	return err
+}
+
+// DetachSkill converts echo context to params.
+func (w *ServerInterfaceWrapper) DetachSkill(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "agent_id" -------------
+	var agentID AgentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "agent_id", ctx.Param("agent_id"), &agentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter agent_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DetachSkillParams
+	// ------------- Optional query parameter "skill_id" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "skill_id", ctx.QueryParams(), &params.SkillID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter skill_id: %s", err))
+	}
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DetachSkill(ctx, agentID, params)
+	return err
+}
+
+// AttachSkill converts echo context to params.
+func (w *ServerInterfaceWrapper) AttachSkill(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "agent_id" -------------
+	var agentID AgentID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "agent_id", ctx.Param("agent_id"), &agentID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter agent_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AttachSkillParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.AttachSkill(ctx, agentID, params)
 	return err
 }
 
@@ -1212,8 +1923,28 @@ func (w *ServerInterfaceWrapper) AbortTurn(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params AbortTurnParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.AbortTurn(ctx, sessionID)
+	err = w.Handler.AbortTurn(ctx, sessionID, params)
 	return err
 }
 
@@ -1324,6 +2055,88 @@ func (w *ServerInterfaceWrapper) SendMessage(ctx echo.Context) error {
 	return err
 }
 
+// StreamMessage converts echo context to params.
+func (w *ServerInterfaceWrapper) StreamMessage(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "session_id" -------------
+	var sessionID SessionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "session_id", ctx.Param("session_id"), &sessionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StreamMessageParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey MessageKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.StreamMessage(ctx, sessionID, params)
+	return err
+}
+
+// ListMessages converts echo context to params.
+func (w *ServerInterfaceWrapper) ListMessages(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "session_id" -------------
+	var sessionID SessionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "session_id", ctx.Param("session_id"), &sessionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListMessagesParams
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", ctx.QueryParams(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter offset: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "total", ctx.QueryParams(), &params.Total, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter total: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListMessages(ctx, sessionID, params)
+	return err
+}
+
 // RestartSession converts echo context to params.
 func (w *ServerInterfaceWrapper) RestartSession(ctx echo.Context) error {
 	var err error
@@ -1335,8 +2148,28 @@ func (w *ServerInterfaceWrapper) RestartSession(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params RestartSessionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.RestartSession(ctx, sessionID)
+	err = w.Handler.RestartSession(ctx, sessionID, params)
 	return err
 }
 
@@ -1351,8 +2184,28 @@ func (w *ServerInterfaceWrapper) StopSession(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
 	}
 
+	// Parameter object where we will unmarshal all parameters from the context
+	var params StopSessionParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
-	err = w.Handler.StopSession(ctx, sessionID)
+	err = w.Handler.StopSession(ctx, sessionID, params)
 	return err
 }
 
@@ -1377,6 +2230,208 @@ func (w *ServerInterfaceWrapper) GetTurn(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetTurn(ctx, sessionID, turnID)
+	return err
+}
+
+// ListSkills converts echo context to params.
+func (w *ServerInterfaceWrapper) ListSkills(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSkillsParams
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", ctx.QueryParams(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter offset: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "total", ctx.QueryParams(), &params.Total, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter total: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListSkills(ctx, params)
+	return err
+}
+
+// CreateSkill converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateSkill(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params CreateSkillParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "Idempotency-Key" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("Idempotency-Key")]; found {
+		var IdempotencyKey IdempotencyKey
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for Idempotency-Key, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "Idempotency-Key", valueList[0], &IdempotencyKey, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter Idempotency-Key: %s", err))
+		}
+
+		params.IdempotencyKey = &IdempotencyKey
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateSkill(ctx, params)
+	return err
+}
+
+// DeleteSkill converts echo context to params.
+func (w *ServerInterfaceWrapper) DeleteSkill(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "skill_id" -------------
+	var skillID SkillID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "skill_id", ctx.Param("skill_id"), &skillID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter skill_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params DeleteSkillParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DeleteSkill(ctx, skillID, params)
+	return err
+}
+
+// GetSkill converts echo context to params.
+func (w *ServerInterfaceWrapper) GetSkill(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "skill_id" -------------
+	var skillID SkillID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "skill_id", ctx.Param("skill_id"), &skillID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter skill_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetSkill(ctx, skillID)
+	return err
+}
+
+// UpdateSkill converts echo context to params.
+func (w *ServerInterfaceWrapper) UpdateSkill(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "skill_id" -------------
+	var skillID SkillID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "skill_id", ctx.Param("skill_id"), &skillID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter skill_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params UpdateSkillParams
+
+	headers := ctx.Request().Header
+	// ------------- Optional header parameter "If-Match" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("If-Match")]; found {
+		var IfMatch IfMatch
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for If-Match, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "If-Match", valueList[0], &IfMatch, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter If-Match: %s", err))
+		}
+
+		params.IfMatch = &IfMatch
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.UpdateSkill(ctx, skillID, params)
+	return err
+}
+
+// ListSkillVersions converts echo context to params.
+func (w *ServerInterfaceWrapper) ListSkillVersions(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "skill_id" -------------
+	var skillID SkillID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "skill_id", ctx.Param("skill_id"), &skillID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter skill_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListSkillVersionsParams
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "offset" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "offset", ctx.QueryParams(), &params.Offset, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter offset: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// ------------- Optional query parameter "total" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "total", ctx.QueryParams(), &params.Total, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter total: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListSkillVersions(ctx, skillID, params)
 	return err
 }
 
@@ -1467,6 +2522,15 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/api/v1/managed_agents/agents", wrapper.CreateAgent, options.OperationMiddlewares["createAgent"]...)
 	router.DELETE(options.BaseURL+"/api/v1/managed_agents/agents/:agent_id", wrapper.DeleteAgent, options.OperationMiddlewares["deleteAgent"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/agents/:agent_id", wrapper.GetAgent, options.OperationMiddlewares["getAgent"]...)
+	router.PATCH(options.BaseURL+"/api/v1/managed_agents/agents/:agent_id", wrapper.UpdateAgent, options.OperationMiddlewares["updateAgent"]...)
+	router.DELETE(options.BaseURL+"/api/v1/managed_agents/agents/:agent_id/skill", wrapper.DetachSkill, options.OperationMiddlewares["detachSkill"]...)
+	router.POST(options.BaseURL+"/api/v1/managed_agents/agents/:agent_id/skill", wrapper.AttachSkill, options.OperationMiddlewares["attachSkill"]...)
+	router.GET(options.BaseURL+"/api/v1/skills", wrapper.ListSkills, options.OperationMiddlewares["listSkills"]...)
+	router.POST(options.BaseURL+"/api/v1/skills", wrapper.CreateSkill, options.OperationMiddlewares["createSkill"]...)
+	router.DELETE(options.BaseURL+"/api/v1/skills/:skill_id", wrapper.DeleteSkill, options.OperationMiddlewares["deleteSkill"]...)
+	router.GET(options.BaseURL+"/api/v1/skills/:skill_id", wrapper.GetSkill, options.OperationMiddlewares["getSkill"]...)
+	router.PATCH(options.BaseURL+"/api/v1/skills/:skill_id", wrapper.UpdateSkill, options.OperationMiddlewares["updateSkill"]...)
+	router.GET(options.BaseURL+"/api/v1/skills/:skill_id/versions", wrapper.ListSkillVersions, options.OperationMiddlewares["listSkillVersions"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/agents/:agent_id/session", wrapper.CreateSession, options.OperationMiddlewares["createSession"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions", wrapper.ListSessions, options.OperationMiddlewares["listSessions"]...)
 	router.DELETE(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id", wrapper.DeleteSession, options.OperationMiddlewares["deleteSession"]...)
@@ -1475,6 +2539,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/restart", wrapper.RestartSession, options.OperationMiddlewares["restartSession"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/abort", wrapper.AbortTurn, options.OperationMiddlewares["abortTurn"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/message", wrapper.SendMessage, options.OperationMiddlewares["sendMessage"]...)
+	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/message_stream", wrapper.StreamMessage, options.OperationMiddlewares["streamMessage"]...)
+	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/messages", wrapper.ListMessages, options.OperationMiddlewares["listMessages"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/turns/:turn_id", wrapper.GetTurn, options.OperationMiddlewares["getTurn"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
 	router.GET(options.BaseURL+"/healthz", wrapper.GetHealth, options.OperationMiddlewares["getHealth"]...)
@@ -1488,7 +2554,11 @@ type BadRequestJSONResponse Error
 
 type InternalJSONResponse Error
 
+type KeyReusedJSONResponse Error
+
 type NotFoundJSONResponse Error
+
+type PreconditionFailedJSONResponse Error
 
 type TooLargeJSONResponse Error
 
@@ -1597,22 +2667,37 @@ func (response ListAgents503JSONResponse) VisitListAgentsResponse(w http.Respons
 }
 
 type CreateAgentRequestObject struct {
-	Body *CreateAgentJSONRequestBody
+	Params CreateAgentParams
+	Body   *CreateAgentJSONRequestBody
 }
 
 type CreateAgentResponseObject interface {
 	VisitCreateAgentResponse(w http.ResponseWriter) error
 }
 
-type CreateAgent200JSONResponse Agent
+type CreateAgent200ResponseHeaders struct {
+	ETag                *string
+	IdempotencyReplayed *string
+}
+
+type CreateAgent200JSONResponse struct {
+	Body    Agent
+	Headers CreateAgent200ResponseHeaders
+}
 
 func (response CreateAgent200JSONResponse) VisitCreateAgentResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
@@ -1693,6 +2778,20 @@ func (response CreateAgent415JSONResponse) VisitCreateAgentResponse(w http.Respo
 	return err
 }
 
+type CreateAgent422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response CreateAgent422JSONResponse) VisitCreateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateAgent500JSONResponse struct{ InternalJSONResponse }
 
 func (response CreateAgent500JSONResponse) VisitCreateAgentResponse(w http.ResponseWriter) error {
@@ -1726,6 +2825,7 @@ func (response CreateAgent503JSONResponse) VisitCreateAgentResponse(w http.Respo
 
 type DeleteAgentRequestObject struct {
 	AgentID AgentID `json:"agent_id"`
+	Params  DeleteAgentParams
 }
 
 type DeleteAgentResponseObject interface {
@@ -1738,6 +2838,20 @@ type DeleteAgent204Response struct {
 func (response DeleteAgent204Response) VisitDeleteAgentResponse(w http.ResponseWriter) error {
 	w.WriteHeader(204)
 	return nil
+}
+
+type DeleteAgent400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response DeleteAgent400JSONResponse) VisitDeleteAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
 }
 
 type DeleteAgent401JSONResponse struct{ UnauthorizedJSONResponse }
@@ -1767,6 +2881,20 @@ func (response DeleteAgent404JSONResponse) VisitDeleteAgentResponse(w http.Respo
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteAgent412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response DeleteAgent412JSONResponse) VisitDeleteAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -1811,15 +2939,25 @@ type GetAgentResponseObject interface {
 	VisitGetAgentResponse(w http.ResponseWriter) error
 }
 
-type GetAgent200JSONResponse Agent
+type GetAgent200ResponseHeaders struct {
+	ETag *string
+}
+
+type GetAgent200JSONResponse struct {
+	Body    Agent
+	Headers GetAgent200ResponseHeaders
+}
 
 func (response GetAgent200JSONResponse) VisitGetAgentResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
@@ -1901,8 +3039,163 @@ func (response GetAgent503JSONResponse) VisitGetAgentResponse(w http.ResponseWri
 	return err
 }
 
+type UpdateAgentRequestObject struct {
+	AgentID AgentID `json:"agent_id"`
+	Params  UpdateAgentParams
+	Body    *UpdateAgentJSONRequestBody
+}
+
+type UpdateAgentResponseObject interface {
+	VisitUpdateAgentResponse(w http.ResponseWriter) error
+}
+
+type UpdateAgent200ResponseHeaders struct {
+	ETag *string
+}
+
+type UpdateAgent200JSONResponse struct {
+	Body    Agent
+	Headers UpdateAgent200ResponseHeaders
+}
+
+func (response UpdateAgent200JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response UpdateAgent400JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response UpdateAgent401JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response UpdateAgent404JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response UpdateAgent412JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response UpdateAgent413JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response UpdateAgent415JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent500JSONResponse struct{ InternalJSONResponse }
+
+func (response UpdateAgent500JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateAgent503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response UpdateAgent503JSONResponse) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateSessionRequestObject struct {
 	AgentID AgentID `json:"agent_id"`
+	Params  CreateSessionParams
 	Body    *CreateSessionJSONRequestBody
 }
 
@@ -1910,15 +3203,25 @@ type CreateSessionResponseObject interface {
 	VisitCreateSessionResponse(w http.ResponseWriter) error
 }
 
-type CreateSession200JSONResponse Session
+type CreateSession200ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type CreateSession200JSONResponse struct {
+	Body    Session
+	Headers CreateSession200ResponseHeaders
+}
 
 func (response CreateSession200JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
-	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
 	w.WriteHeader(200)
 	_, err := buf.WriteTo(w)
 	return err
@@ -1999,6 +3302,20 @@ func (response CreateSession415JSONResponse) VisitCreateSessionResponse(w http.R
 	return err
 }
 
+type CreateSession422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response CreateSession422JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateSession500JSONResponse struct{ InternalJSONResponse }
 
 func (response CreateSession500JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
@@ -2016,6 +3333,287 @@ func (response CreateSession500JSONResponse) VisitCreateSessionResponse(w http.R
 type CreateSession503JSONResponse struct{ UnavailableJSONResponse }
 
 func (response CreateSession503JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkillRequestObject struct {
+	AgentID AgentID `json:"agent_id"`
+	Params  DetachSkillParams
+}
+
+type DetachSkillResponseObject interface {
+	VisitDetachSkillResponse(w http.ResponseWriter) error
+}
+
+type DetachSkill200ResponseHeaders struct {
+	ETag *string
+}
+
+type DetachSkill200JSONResponse struct {
+	Body    SkillDetached
+	Headers DetachSkill200ResponseHeaders
+}
+
+func (response DetachSkill200JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkill400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response DetachSkill400JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkill401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response DetachSkill401JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkill404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response DetachSkill404JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkill412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response DetachSkill412JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkill500JSONResponse struct{ InternalJSONResponse }
+
+func (response DetachSkill500JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DetachSkill503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response DetachSkill503JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkillRequestObject struct {
+	AgentID AgentID `json:"agent_id"`
+	Params  AttachSkillParams
+	Body    *AttachSkillJSONRequestBody
+}
+
+type AttachSkillResponseObject interface {
+	VisitAttachSkillResponse(w http.ResponseWriter) error
+}
+
+type AttachSkill200ResponseHeaders struct {
+	ETag                *string
+	IdempotencyReplayed *string
+}
+
+type AttachSkill200JSONResponse struct {
+	Body    SkillAttached
+	Headers AttachSkill200ResponseHeaders
+}
+
+func (response AttachSkill200JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response AttachSkill400JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response AttachSkill401JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response AttachSkill404JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response AttachSkill413JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response AttachSkill415JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response AttachSkill422JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill500JSONResponse struct{ InternalJSONResponse }
+
+func (response AttachSkill500JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AttachSkill503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response AttachSkill503JSONResponse) VisitAttachSkillResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -2278,22 +3876,47 @@ func (response GetSession503JSONResponse) VisitGetSessionResponse(w http.Respons
 
 type AbortTurnRequestObject struct {
 	SessionID SessionID `json:"session_id"`
+	Params    AbortTurnParams
 }
 
 type AbortTurnResponseObject interface {
 	VisitAbortTurnResponse(w http.ResponseWriter) error
 }
 
-type AbortTurn200JSONResponse Aborted
+type AbortTurn200ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type AbortTurn200JSONResponse struct {
+	Body    Aborted
+	Headers AbortTurn200ResponseHeaders
+}
 
 func (response AbortTurn200JSONResponse) VisitAbortTurnResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbortTurn400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response AbortTurn400JSONResponse) VisitAbortTurnResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(200)
+	w.WriteHeader(400)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2339,6 +3962,20 @@ func (response AbortTurn413JSONResponse) VisitAbortTurnResponse(w http.ResponseW
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AbortTurn422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response AbortTurn422JSONResponse) VisitAbortTurnResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2653,7 +4290,7 @@ func (response SendMessage415JSONResponse) VisitSendMessageResponse(w http.Respo
 	return err
 }
 
-type SendMessage422JSONResponse Error
+type SendMessage422JSONResponse struct{ KeyReusedJSONResponse }
 
 func (response SendMessage422JSONResponse) VisitSendMessageResponse(w http.ResponseWriter) error {
 
@@ -2746,17 +4383,229 @@ func (response SendMessage503JSONResponse) VisitSendMessageResponse(w http.Respo
 	return err
 }
 
-type RestartSessionRequestObject struct {
+type StreamMessageRequestObject struct {
 	SessionID SessionID `json:"session_id"`
+	Params    StreamMessageParams
+	Body      *StreamMessageJSONRequestBody
 }
 
-type RestartSessionResponseObject interface {
-	VisitRestartSessionResponse(w http.ResponseWriter) error
+type StreamMessageResponseObject interface {
+	VisitStreamMessageResponse(w http.ResponseWriter) error
 }
 
-type RestartSession200JSONResponse Session
+type StreamMessage200TextEventStreamResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
 
-func (response RestartSession200JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
+func (response StreamMessage200TextEventStreamResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		// If w doesn't support flushing, fall back to io.Copy.
+		_, err := io.Copy(w, response.Body)
+		return err
+	}
+	// text/event-stream messages are typically small; use a
+	// modest buffer and flush after each chunk so clients see
+	// events immediately instead of waiting on OS buffering.
+	buf := make([]byte, 4096)
+	for {
+		n, err := response.Body.Read(buf)
+		if n > 0 {
+			if _, writeErr := w.Write(buf[:n]); writeErr != nil {
+				return writeErr
+			}
+			flusher.Flush()
+		}
+		if err != nil {
+			if err == io.EOF {
+				return nil
+			}
+			return err
+		}
+	}
+}
+
+type StreamMessage400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response StreamMessage400JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response StreamMessage401JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage404JSONResponse Error
+
+func (response StreamMessage404JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage409JSONResponse Error
+
+func (response StreamMessage409JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response StreamMessage413JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response StreamMessage415JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response StreamMessage422JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage429ResponseHeaders struct {
+	RetryAfter *int
+}
+
+type StreamMessage429JSONResponse struct {
+	Body    Error
+	Headers StreamMessage429ResponseHeaders
+}
+
+func (response StreamMessage429JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage500JSONResponse struct{ InternalJSONResponse }
+
+func (response StreamMessage500JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StreamMessage503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response StreamMessage503JSONResponse) VisitStreamMessageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMessagesRequestObject struct {
+	SessionID SessionID `json:"session_id"`
+	Params    ListMessagesParams
+}
+
+type ListMessagesResponseObject interface {
+	VisitListMessagesResponse(w http.ResponseWriter) error
+}
+
+type ListMessages200JSONResponse TranscriptPage
+
+func (response ListMessages200JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
@@ -2764,6 +4613,129 @@ func (response RestartSession200JSONResponse) VisitRestartSessionResponse(w http
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMessages400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListMessages400JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMessages401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListMessages401JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMessages404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListMessages404JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMessages500JSONResponse struct{ InternalJSONResponse }
+
+func (response ListMessages500JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListMessages503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListMessages503JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSessionRequestObject struct {
+	SessionID SessionID `json:"session_id"`
+	Params    RestartSessionParams
+}
+
+type RestartSessionResponseObject interface {
+	VisitRestartSessionResponse(w http.ResponseWriter) error
+}
+
+type RestartSession200ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type RestartSession200JSONResponse struct {
+	Body    Session
+	Headers RestartSession200ResponseHeaders
+}
+
+func (response RestartSession200JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RestartSession400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response RestartSession400JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2827,6 +4799,20 @@ func (response RestartSession413JSONResponse) VisitRestartSessionResponse(w http
 	return err
 }
 
+type RestartSession422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response RestartSession422JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RestartSession500JSONResponse struct{ InternalJSONResponse }
 
 func (response RestartSession500JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
@@ -2860,22 +4846,47 @@ func (response RestartSession503JSONResponse) VisitRestartSessionResponse(w http
 
 type StopSessionRequestObject struct {
 	SessionID SessionID `json:"session_id"`
+	Params    StopSessionParams
 }
 
 type StopSessionResponseObject interface {
 	VisitStopSessionResponse(w http.ResponseWriter) error
 }
 
-type StopSession200JSONResponse Session
+type StopSession200ResponseHeaders struct {
+	IdempotencyReplayed *string
+}
+
+type StopSession200JSONResponse struct {
+	Body    Session
+	Headers StopSession200ResponseHeaders
+}
 
 func (response StopSession200JSONResponse) VisitStopSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StopSession400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response StopSession400JSONResponse) VisitStopSessionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response); err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(200)
+	w.WriteHeader(400)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -2921,6 +4932,20 @@ func (response StopSession413JSONResponse) VisitStopSessionResponse(w http.Respo
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type StopSession422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response StopSession422JSONResponse) VisitStopSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
 	_, err := buf.WriteTo(w)
 	return err
 }
@@ -3027,6 +5052,687 @@ func (response GetTurn500JSONResponse) VisitGetTurnResponse(w http.ResponseWrite
 type GetTurn503JSONResponse struct{ UnavailableJSONResponse }
 
 func (response GetTurn503JSONResponse) VisitGetTurnResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillsRequestObject struct {
+	Params ListSkillsParams
+}
+
+type ListSkillsResponseObject interface {
+	VisitListSkillsResponse(w http.ResponseWriter) error
+}
+
+type ListSkills200JSONResponse SkillList
+
+func (response ListSkills200JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkills400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListSkills400JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkills401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListSkills401JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkills500JSONResponse struct{ InternalJSONResponse }
+
+func (response ListSkills500JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkills503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListSkills503JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkillRequestObject struct {
+	Params CreateSkillParams
+	Body   *CreateSkillJSONRequestBody
+}
+
+type CreateSkillResponseObject interface {
+	VisitCreateSkillResponse(w http.ResponseWriter) error
+}
+
+type CreateSkill201ResponseHeaders struct {
+	ETag                *string
+	IdempotencyReplayed *string
+}
+
+type CreateSkill201JSONResponse struct {
+	Body    Skill
+	Headers CreateSkill201ResponseHeaders
+}
+
+func (response CreateSkill201JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	if response.Headers.IdempotencyReplayed != nil {
+		w.Header().Set("Idempotency-Replayed", fmt.Sprint(*response.Headers.IdempotencyReplayed))
+	}
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response CreateSkill400JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response CreateSkill401JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response CreateSkill413JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response CreateSkill415JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill422JSONResponse struct{ KeyReusedJSONResponse }
+
+func (response CreateSkill422JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(422)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill500JSONResponse struct{ InternalJSONResponse }
+
+func (response CreateSkill500JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSkill503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response CreateSkill503JSONResponse) VisitCreateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSkillRequestObject struct {
+	SkillID SkillID `json:"skill_id"`
+	Params  DeleteSkillParams
+}
+
+type DeleteSkillResponseObject interface {
+	VisitDeleteSkillResponse(w http.ResponseWriter) error
+}
+
+type DeleteSkill204Response struct {
+}
+
+func (response DeleteSkill204Response) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type DeleteSkill400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response DeleteSkill400JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSkill401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response DeleteSkill401JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSkill404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response DeleteSkill404JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSkill412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response DeleteSkill412JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSkill500JSONResponse struct{ InternalJSONResponse }
+
+func (response DeleteSkill500JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DeleteSkill503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response DeleteSkill503JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSkillRequestObject struct {
+	SkillID SkillID `json:"skill_id"`
+}
+
+type GetSkillResponseObject interface {
+	VisitGetSkillResponse(w http.ResponseWriter) error
+}
+
+type GetSkill200ResponseHeaders struct {
+	ETag *string
+}
+
+type GetSkill200JSONResponse struct {
+	Body    Skill
+	Headers GetSkill200ResponseHeaders
+}
+
+func (response GetSkill200JSONResponse) VisitGetSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSkill401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetSkill401JSONResponse) VisitGetSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSkill404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetSkill404JSONResponse) VisitGetSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSkill500JSONResponse struct{ InternalJSONResponse }
+
+func (response GetSkill500JSONResponse) VisitGetSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSkill503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetSkill503JSONResponse) VisitGetSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkillRequestObject struct {
+	SkillID SkillID `json:"skill_id"`
+	Params  UpdateSkillParams
+	Body    *UpdateSkillJSONRequestBody
+}
+
+type UpdateSkillResponseObject interface {
+	VisitUpdateSkillResponse(w http.ResponseWriter) error
+}
+
+type UpdateSkill200ResponseHeaders struct {
+	ETag *string
+}
+
+type UpdateSkill200JSONResponse struct {
+	Body    Skill
+	Headers UpdateSkill200ResponseHeaders
+}
+
+func (response UpdateSkill200JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.ETag != nil {
+		w.Header().Set("ETag", fmt.Sprint(*response.Headers.ETag))
+	}
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response UpdateSkill400JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response UpdateSkill401JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response UpdateSkill404JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill412JSONResponse struct{ PreconditionFailedJSONResponse }
+
+func (response UpdateSkill412JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(412)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill413JSONResponse struct{ TooLargeJSONResponse }
+
+func (response UpdateSkill413JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill415JSONResponse struct {
+	UnsupportedMediaTypeJSONResponse
+}
+
+func (response UpdateSkill415JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(415)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill500JSONResponse struct{ InternalJSONResponse }
+
+func (response UpdateSkill500JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type UpdateSkill503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response UpdateSkill503JSONResponse) VisitUpdateSkillResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillVersionsRequestObject struct {
+	SkillID SkillID `json:"skill_id"`
+	Params  ListSkillVersionsParams
+}
+
+type ListSkillVersionsResponseObject interface {
+	VisitListSkillVersionsResponse(w http.ResponseWriter) error
+}
+
+type ListSkillVersions200JSONResponse SkillList
+
+func (response ListSkillVersions200JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillVersions400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response ListSkillVersions400JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillVersions401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response ListSkillVersions401JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillVersions404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response ListSkillVersions404JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillVersions500JSONResponse struct{ InternalJSONResponse }
+
+func (response ListSkillVersions500JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListSkillVersions503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response ListSkillVersions503JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3159,9 +5865,18 @@ type StrictServerInterface interface {
 	// GetAgent Get an agent
 	// (GET /api/v1/managed_agents/agents/{agent_id})
 	GetAgent(ctx context.Context, request GetAgentRequestObject) (GetAgentResponseObject, error)
+	// UpdateAgent Change an agent
+	// (PATCH /api/v1/managed_agents/agents/{agent_id})
+	UpdateAgent(ctx context.Context, request UpdateAgentRequestObject) (UpdateAgentResponseObject, error)
 	// CreateSession Open a session
 	// (POST /api/v1/managed_agents/agents/{agent_id}/session)
 	CreateSession(ctx context.Context, request CreateSessionRequestObject) (CreateSessionResponseObject, error)
+	// DetachSkill Detach skills from an agent
+	// (DELETE /api/v1/managed_agents/agents/{agent_id}/skill)
+	DetachSkill(ctx context.Context, request DetachSkillRequestObject) (DetachSkillResponseObject, error)
+	// AttachSkill Attach a skill to an agent
+	// (POST /api/v1/managed_agents/agents/{agent_id}/skill)
+	AttachSkill(ctx context.Context, request AttachSkillRequestObject) (AttachSkillResponseObject, error)
 	// ListSessions List sessions
 	// (GET /api/v1/managed_agents/sessions)
 	ListSessions(ctx context.Context, request ListSessionsRequestObject) (ListSessionsResponseObject, error)
@@ -3180,6 +5895,12 @@ type StrictServerInterface interface {
 	// SendMessage Send a message
 	// (POST /api/v1/managed_agents/sessions/{session_id}/message)
 	SendMessage(ctx context.Context, request SendMessageRequestObject) (SendMessageResponseObject, error)
+	// StreamMessage Send a message and follow its turn
+	// (POST /api/v1/managed_agents/sessions/{session_id}/message_stream)
+	StreamMessage(ctx context.Context, request StreamMessageRequestObject) (StreamMessageResponseObject, error)
+	// ListMessages Read the transcript
+	// (GET /api/v1/managed_agents/sessions/{session_id}/messages)
+	ListMessages(ctx context.Context, request ListMessagesRequestObject) (ListMessagesResponseObject, error)
 	// RestartSession Restart a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/restart)
 	RestartSession(ctx context.Context, request RestartSessionRequestObject) (RestartSessionResponseObject, error)
@@ -3189,6 +5910,24 @@ type StrictServerInterface interface {
 	// GetTurn Get a turn
 	// (GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id})
 	GetTurn(ctx context.Context, request GetTurnRequestObject) (GetTurnResponseObject, error)
+	// ListSkills List skills
+	// (GET /api/v1/skills)
+	ListSkills(ctx context.Context, request ListSkillsRequestObject) (ListSkillsResponseObject, error)
+	// CreateSkill Create a skill
+	// (POST /api/v1/skills)
+	CreateSkill(ctx context.Context, request CreateSkillRequestObject) (CreateSkillResponseObject, error)
+	// DeleteSkill Delete a skill
+	// (DELETE /api/v1/skills/{skill_id})
+	DeleteSkill(ctx context.Context, request DeleteSkillRequestObject) (DeleteSkillResponseObject, error)
+	// GetSkill Get a skill
+	// (GET /api/v1/skills/{skill_id})
+	GetSkill(ctx context.Context, request GetSkillRequestObject) (GetSkillResponseObject, error)
+	// UpdateSkill Change a skill
+	// (PATCH /api/v1/skills/{skill_id})
+	UpdateSkill(ctx context.Context, request UpdateSkillRequestObject) (UpdateSkillResponseObject, error)
+	// ListSkillVersions List a skill's versions
+	// (GET /api/v1/skills/{skill_id}/versions)
+	ListSkillVersions(ctx context.Context, request ListSkillVersionsRequestObject) (ListSkillVersionsResponseObject, error)
 	// GetHealth Liveness
 	// (GET /healthz)
 	GetHealth(ctx context.Context, request GetHealthRequestObject) (GetHealthResponseObject, error)
@@ -3241,8 +5980,10 @@ func (sh *strictHandler) ListAgents(ctx echo.Context, params ListAgentsParams) e
 }
 
 // CreateAgent operation middleware
-func (sh *strictHandler) CreateAgent(ctx echo.Context) error {
+func (sh *strictHandler) CreateAgent(ctx echo.Context, params CreateAgentParams) error {
 	var request CreateAgentRequestObject
+
+	request.Params = params
 
 	var body CreateAgentJSONRequestBody
 	var err error
@@ -3287,10 +6028,11 @@ func (sh *strictHandler) CreateAgent(ctx echo.Context) error {
 }
 
 // DeleteAgent operation middleware
-func (sh *strictHandler) DeleteAgent(ctx echo.Context, agentID AgentID) error {
+func (sh *strictHandler) DeleteAgent(ctx echo.Context, agentID AgentID, params DeleteAgentParams) error {
 	var request DeleteAgentRequestObject
 
 	request.AgentID = agentID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.DeleteAgent(ctx.Request().Context(), request.(DeleteAgentRequestObject))
@@ -3337,11 +6079,61 @@ func (sh *strictHandler) GetAgent(ctx echo.Context, agentID AgentID, params GetA
 	return nil
 }
 
+// UpdateAgent operation middleware
+func (sh *strictHandler) UpdateAgent(ctx echo.Context, agentID AgentID, params UpdateAgentParams) error {
+	var request UpdateAgentRequestObject
+
+	request.AgentID = agentID
+	request.Params = params
+
+	var body UpdateAgentJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateAgent(ctx.Request().Context(), request.(UpdateAgentRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateAgent")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(UpdateAgentResponseObject); ok {
+		return validResponse.VisitUpdateAgentResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // CreateSession operation middleware
-func (sh *strictHandler) CreateSession(ctx echo.Context, agentID AgentID) error {
+func (sh *strictHandler) CreateSession(ctx echo.Context, agentID AgentID, params CreateSessionParams) error {
 	var request CreateSessionRequestObject
 
 	request.AgentID = agentID
+	request.Params = params
 
 	var body CreateSessionJSONRequestBody
 	var err error
@@ -3382,6 +6174,81 @@ func (sh *strictHandler) CreateSession(ctx echo.Context, agentID AgentID) error 
 		return err
 	} else if validResponse, ok := response.(CreateSessionResponseObject); ok {
 		return validResponse.VisitCreateSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// DetachSkill operation middleware
+func (sh *strictHandler) DetachSkill(ctx echo.Context, agentID AgentID, params DetachSkillParams) error {
+	var request DetachSkillRequestObject
+
+	request.AgentID = agentID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DetachSkill(ctx.Request().Context(), request.(DetachSkillRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DetachSkill")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DetachSkillResponseObject); ok {
+		return validResponse.VisitDetachSkillResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// AttachSkill operation middleware
+func (sh *strictHandler) AttachSkill(ctx echo.Context, agentID AgentID, params AttachSkillParams) error {
+	var request AttachSkillRequestObject
+
+	request.AgentID = agentID
+	request.Params = params
+
+	var body AttachSkillJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.AttachSkill(ctx.Request().Context(), request.(AttachSkillRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "AttachSkill")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AttachSkillResponseObject); ok {
+		return validResponse.VisitAttachSkillResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -3464,10 +6331,11 @@ func (sh *strictHandler) GetSession(ctx echo.Context, sessionID SessionID) error
 }
 
 // AbortTurn operation middleware
-func (sh *strictHandler) AbortTurn(ctx echo.Context, sessionID SessionID) error {
+func (sh *strictHandler) AbortTurn(ctx echo.Context, sessionID SessionID, params AbortTurnParams) error {
 	var request AbortTurnRequestObject
 
 	request.SessionID = sessionID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.AbortTurn(ctx.Request().Context(), request.(AbortTurnRequestObject))
@@ -3563,11 +6431,87 @@ func (sh *strictHandler) SendMessage(ctx echo.Context, sessionID SessionID, para
 	return nil
 }
 
+// StreamMessage operation middleware
+func (sh *strictHandler) StreamMessage(ctx echo.Context, sessionID SessionID, params StreamMessageParams) error {
+	var request StreamMessageRequestObject
+
+	request.SessionID = sessionID
+	request.Params = params
+
+	var body StreamMessageJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.StreamMessage(ctx.Request().Context(), request.(StreamMessageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "StreamMessage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(StreamMessageResponseObject); ok {
+		return validResponse.VisitStreamMessageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListMessages operation middleware
+func (sh *strictHandler) ListMessages(ctx echo.Context, sessionID SessionID, params ListMessagesParams) error {
+	var request ListMessagesRequestObject
+
+	request.SessionID = sessionID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListMessages(ctx.Request().Context(), request.(ListMessagesRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListMessages")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListMessagesResponseObject); ok {
+		return validResponse.VisitListMessagesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // RestartSession operation middleware
-func (sh *strictHandler) RestartSession(ctx echo.Context, sessionID SessionID) error {
+func (sh *strictHandler) RestartSession(ctx echo.Context, sessionID SessionID, params RestartSessionParams) error {
 	var request RestartSessionRequestObject
 
 	request.SessionID = sessionID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.RestartSession(ctx.Request().Context(), request.(RestartSessionRequestObject))
@@ -3589,10 +6533,11 @@ func (sh *strictHandler) RestartSession(ctx echo.Context, sessionID SessionID) e
 }
 
 // StopSession operation middleware
-func (sh *strictHandler) StopSession(ctx echo.Context, sessionID SessionID) error {
+func (sh *strictHandler) StopSession(ctx echo.Context, sessionID SessionID, params StopSessionParams) error {
 	var request StopSessionRequestObject
 
 	request.SessionID = sessionID
+	request.Params = params
 
 	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
 		return sh.ssi.StopSession(ctx.Request().Context(), request.(StopSessionRequestObject))
@@ -3633,6 +6578,205 @@ func (sh *strictHandler) GetTurn(ctx echo.Context, sessionID SessionID, turnID s
 		return err
 	} else if validResponse, ok := response.(GetTurnResponseObject); ok {
 		return validResponse.VisitGetTurnResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListSkills operation middleware
+func (sh *strictHandler) ListSkills(ctx echo.Context, params ListSkillsParams) error {
+	var request ListSkillsRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSkills(ctx.Request().Context(), request.(ListSkillsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSkills")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListSkillsResponseObject); ok {
+		return validResponse.VisitListSkillsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateSkill operation middleware
+func (sh *strictHandler) CreateSkill(ctx echo.Context, params CreateSkillParams) error {
+	var request CreateSkillRequestObject
+
+	request.Params = params
+
+	var body CreateSkillJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateSkill(ctx.Request().Context(), request.(CreateSkillRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateSkill")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateSkillResponseObject); ok {
+		return validResponse.VisitCreateSkillResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// DeleteSkill operation middleware
+func (sh *strictHandler) DeleteSkill(ctx echo.Context, skillID SkillID, params DeleteSkillParams) error {
+	var request DeleteSkillRequestObject
+
+	request.SkillID = skillID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DeleteSkill(ctx.Request().Context(), request.(DeleteSkillRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DeleteSkill")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DeleteSkillResponseObject); ok {
+		return validResponse.VisitDeleteSkillResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetSkill operation middleware
+func (sh *strictHandler) GetSkill(ctx echo.Context, skillID SkillID) error {
+	var request GetSkillRequestObject
+
+	request.SkillID = skillID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSkill(ctx.Request().Context(), request.(GetSkillRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSkill")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetSkillResponseObject); ok {
+		return validResponse.VisitGetSkillResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// UpdateSkill operation middleware
+func (sh *strictHandler) UpdateSkill(ctx echo.Context, skillID SkillID, params UpdateSkillParams) error {
+	var request UpdateSkillRequestObject
+
+	request.SkillID = skillID
+	request.Params = params
+
+	var body UpdateSkillJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.UpdateSkill(ctx.Request().Context(), request.(UpdateSkillRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "UpdateSkill")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(UpdateSkillResponseObject); ok {
+		return validResponse.VisitUpdateSkillResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListSkillVersions operation middleware
+func (sh *strictHandler) ListSkillVersions(ctx echo.Context, skillID SkillID, params ListSkillVersionsParams) error {
+	var request ListSkillVersionsRequestObject
+
+	request.SkillID = skillID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListSkillVersions(ctx.Request().Context(), request.(ListSkillVersionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListSkillVersions")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListSkillVersionsResponseObject); ok {
+		return validResponse.VisitListSkillVersionsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -3736,196 +6880,262 @@ func (sh *strictHandler) GetReadiness(ctx echo.Context) error {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L37cuO4sTD+KjjcVK09oWTJt5mRa2vLM+vddebmY3uSXzJ2RJiEJMQUwCVAy9r5OZV3OO9wXuH7/3uU",
-	"PMlX6AZ4E6mL55JLJbXnjCyBINDd6Hs3PnqhnCZSMKGVN/josXs6TWIGn4/HTGjz4Y7GGTMfaBzL2VBm",
-	"2ht8uPY9qjUNJywaqlsex0MeKfz+JqUinHgDb0q58HwvTBnVLBpS7Q283d7uYaff7+zuXfZ7g575r9vr",
-	"9f7k+V7ExLyYnYm74R1NYSk/nV7+/P7F8PLdq5O33sB7Yv/nPfjehKaCKTXkkTfwZMJEKCPm+R783es/",
-	"39sNe087z0Z7rPM03Ked5zf9qLM7OhwdjHqjg5t+H8bGbKj5lMlMD6fKGzw73O+Z//neNEyGiqV3LLWb",
-	"m8qIxd7Ao0JPUpnwcCeMaRaxjpJCMN3Z7xx6vifolHkDL2V3nM1Y6vleMkqGWRp7A5HFse8lqZwmBh5/",
-	"lBnBYSTJ4pik7JeMKa26nu+lLJH4kDfROlGDnZ0x15PsphvK6Y5MxztmBAz8JeMpmyIa8Q2KiuhG3g9H",
-	"HPBp1q6yJJGpVkOdcW8worFivpcl0VrYMSDgUniD/sOD751MEz1/zVWVQCKqKb4q5lOuvcFBz/cEu9fD",
-	"MEuVTN3a5GikmPYGPd/TUtPYG/Rg0rs6xeGEH8sPJDTViO3E4E6ze7PwU024MvSg2C/eYH/P9ww+G3e0",
-	"53aks1QMq3TynB7edJ5Gu/3OM3pw0OmHuzd7dD86YIcj88A8MVNOmVJ0zLoRizX1zMLf4DeVpXMxkubf",
-	"UBogGTDu7ftelKVUcymAzHb7Bj4sTQvIrEdeWt4yAScjNCdwmDIaAXDwz1nKNYO/uUjMeXrW3/U9mWn4",
-	"43D/YeO9PyDcDR199JqBTyiZsRuCh6VbQAvGPFwbMF0whSRU5imGyww3Oa34REGO6zOYEeVxlgK4lHkU",
-	"Qe44iMLVwVrwlxp8+v1+5ymltPMs3GOdXvR89Iw9DQ9vDuhyHhJTpYeKMbFygcmEKgMz2BAX46E9xO6n",
-	"YcQ05TkTMWifw6Tub5VIYWaosgClqaEHT2mammm94qcSSzKjMlV6uxmmZZJYyNpRTTxEcx2bF/zI74me",
-	"MHKT8Tjy7PfDBPmbm0Hr+RAIuPxFaR1AmqHMDCsAtnCZpVWa2eTM1o5h7QS2HD+7kA1PWa84Y71POmKG",
-	"VZeIcV0SzBH4S8YyFnkPDzgnnTLN0kKmn0bAWpkKU55oOETeaUTkCHAHx8snlLx/f/rD3VNzkq1WsIFA",
-	"NVMmVE8KUZif81xaRd5ApxnzPRVO2BTY/JTev2ZirCfeYPfgMGchSqeGHM12Xlo5Ul9/UJIygdtKQseM",
-	"3LCRTFmXHBP8legJ1URPuLK8ikQ8IkJqMqW3zDCy/V6vums2/13v9C/y/u2vb+Zvfn2/++aH45n5v9F/",
-	"u73+krF0XmzWSruWrfV7u/tNe3uNMrO+tTdSaZLKmTLborCpLnkZ02nCIqIl6f/9b/+zW1vyQa95YSiW",
-	"y+uK2IhmsRXVdk1caDZmaVm0vWLzxZW9pVOmANKG1smM6wkXhGsDWSDfAaEkZQmjGn6EoYpOGbllc0JF",
-	"RG5kNCd/kVwoi5YsFT5JMyG4GBOZEiYiFvmEC6UZNTR6JRwXI1RIPWFpl/yeK34TM3J88fL01Ce3LNGE",
-	"ahIzqjTZ3SeT7pWoIBT4U2f/aUGsE0Yj0NMsoE4jNk2kZiKcd8zeW6n0wPemXOSoNQdOa2YYlvfnD//V",
-	"+ev1b3/jNSH7ndVo6jA9N4jWkiRUKSKNKM1xTTXpdcnpWMiURQjQwFJ8BfktuLc6VCPym3Fv5fVyfmFR",
-	"vZJjrBCfixyjxAI/jWdcooq5wDJAeAWGTO6YIgFoogExvL9LXhr5Y4hsSufEyA5iZDvhgiSpNAKQS2HQ",
-	"ZCBgzmZl01YqNiEB1d1GHODG7PJvpIwZFcjDnVwHFv6CRudoI6BYE9oqzTRJYh6CbNv5i0I1q2zPcXFH",
-	"Yx5VJCkYSwP309AaH2CLGUUD9b0RZ7ERQzvOJNs5e3d+6flOETYTKJIyYKeR93CdC1XPTmi4qnu9775E",
-	"2fZs1Av7ox7DnRZg+U3KRt7A+2anMFB38Fe1cwKzwwNVlF4abBSvNEx9lnN7mTCU/ETTW6a6JHDbNtAK",
-	"yBZoLoYh2UelYOR3F+/eEgDXtl88YN8RXImtwEIqIAK4Ibtj6ZzccRnDu7YN63nwvVNhmAKS4UY4Kx5b",
-	"RJr9rYytEuzd7wS/+JJwPyZAwwVLALm6FbglBNtdcqoVieWYTCiKjJBmipFMRCzFU+TwFnUNwN5K/aPM",
-	"RLQhwOiC08JCS0g9HMGELeCCJ8m362g43wJ5uNm+HFjfSqKycELkzV9YqMlWkG8i2AYgXUr5mqZjtiGQ",
-	"YvdMHUgJnceSRkMt5RAHtQDLHRMYBCqVIP3Dp0+f7vYPyc1cM/XFz3nTEprOOdkKFrZlwfde0ExPZMp/",
-	"ZZvSWVZ7tA7Jyu8tQKyN+cLgYjQ1YDI2jQHblCtldaxZKsWYbAXl9RgI+VYrgg3/4Q9/6BxnesKENnBh",
-	"i/L0OJ7RuSLBC3gTqCTFuutS+QHBf0d5TG/iTQl4TDWb0XkT4O1PQ3NUQilGfJyl7SgQkoDJR+xjBjKV",
-	"p77k4dYkkQo1VyFnPtHpnNAx5YLEVLN0QIKIanpj7P6sAFXgk6B5kwHZatqPYppkybZ/JQLn6jDPFRMa",
-	"yVdYQyEVhrulmSjMwW8VsY8aKagmmQbvRCRnIkDdukQp50yn887xSLMGO+2ChVJEoOHOKNc+mU1Yysit",
-	"kDPRSDGFPookY/0PLHrDIk4vYdBGtKPtI4snNp96ODVzD2FkC+G8xBd2zALINFOa3DCy8OqvxQMNwoL6",
-	"2wM40k2bAvaXrwAdAzcwyHw0Ci5LNbcCtfih+v4/TJixvoyFZ801NAKpIvaZkhOwUGfLqvyHfPbrfCTK",
-	"OsOd8/hDbUFFEGKRA8VyxiISMaW5AEiAYs41m6oGLpS/lKYpnZu/m0IaCyRsfjL6LPoYwJFvLFQi0wg9",
-	"n+u/z4VK6u94Ad+bUxJOWHhLZKa7i2Zk1fPZgCBjjANG7Dgzx0imU/BDRlSzDnjJGyYuYjH1aX9ggn8S",
-	"jMuBHRpF3ExB47MKkhvWU17DibjjqRRTJvQRYTScoIpujkLggkMByUTMlCLsPqEiqpBjQWTl8NHyg/gz",
-	"jjyN8DE1pKHmd8y5jdsPiDEjzMKcWzUwMjcA323QJe9EPDfEE3Mb9KmfGHRD1ycvTO0cn1kG1tUC6BY8",
-	"0wsOJh7HXFnGbMzemFBn1oPlFsWs8iYu9OG+t+gyqIXLFt7z8swKmQ0pxnpl6/O95pq9fv3GSjx8vPGU",
-	"oO298Di9YTEZyZQkTCa4RWP8oz5SscaLqfIwXn22Mx7qLF1zEhv8W+Asc6XZ1LKUtWYqIoQLfiSWSMW1",
-	"TOfARWIp2JozlkOJ9VkTnpDyiLWmrEUi63P+aL4GPKB7EAZXCGTZsbzA8WaSJtJxTiQbT1hUR+BnNNuN",
-	"5SBY5JOIxUyzyJxcw+fDODPsY/GornEgquGSNhah3DIm9I4RSjRLp9yY7oXfk1hnSwuPKEdxlwmCmCpN",
-	"wgkV402kQR5sW/AAZ9MbAzi0+8MsTY0RbYf7ZJTKKenXQbW36zW6G8uKAbAyOLfu+OfHpsK0axCu0W/p",
-	"gOSytjjDVXZVEkyNeoBf0jxK8rFO3ov8tgBfRV5XcNaq/7yEB9pFpXU1rq0i/VAS2+XzBn7O1IjSAaEk",
-	"klPKhU+CJ138GPiECnJ6RmgUpUaoSqP4vTz94fyI8BHon2ya6LlPpDkkesIU6xKjosYypPGVSI1cmTKi",
-	"tEwhZmAsd640RAEiyVCHZWIk05ARrtGqyDnAcpf7Ar1O6f0pPrrb67VyqMdoYT6hJGZjGpMx1yRlI3D7",
-	"YfAi3wZEKKyDvhN0yQ/o4iUBgBIgZo+jAL5jLDQDBz1hVyJlU6kZuMmEtI/4EFT5+eT4ByOPNb1lAgFU",
-	"h8tKXrxMr1tCGWARGurwMX5jjvMRmXGBMQoS5CQXlNBOVmL9SvwD0f55FVHDBNH5m0dEjEyLpRh3Yn7H",
-	"IqJYmDKtuuQVmysypTqckODPH447f6KdX4fX9kOv83x4/eQ3wRGyVDlNaKjRD21oguorMZVKk/6hv/ds",
-	"H51tXXJuve/k1sxNU2ZoM1MsGpDzk7N3w/fnr8mL8+O3L38mr08vT16/fjM8Pjsdvjr5Y+XvF8cXJ/kX",
-	"P5z8ePz+9eXwzbsfTl5fieOfTt5eDs/O3705uyRn784vyU+nl5iTRfC385P/fn96fvLm5O3lRZdcMBpj",
-	"1CplSvtkStUti4wApULNjBLoSLgM8oN2xLVp7XkEpZz/VReBPJw4H4YhS1WOdSvGSJDr90GX/MjvWZSr",
-	"JM4FEvMR6FBMZFMjo0pvs0k6MLKjotviKzdARuze883Ortc4ppvp7IbTyEwTsEi4nrcq8Tknenbo7/d6",
-	"fq/XI1u7+2Sy3ajOTOk9n5q9Hvb2n7mEOC7cd70lh+wRNkEOb4umAQk+GOb63bVLfvv73/43IFtKp4xO",
-	"zTvJz5eXZ9t+Pk4p9tvq2IuLk20i0yuRD9ERl4NQTqeGBdF0rIIuCX7z8e3xm5OHwABqxGNDtqC6mNWw",
-	"0hHnQvGIlbnjEQm++Rl8X9+BCRoQOtLgFXl//vpK0ChShBL0jrUzt/3e88NK5HjrA+38ev3BsoPO9cee",
-	"v9d/+G77+60tpdjV1W+3v4eNfj/Y2fnw56sr9c31b7e+6T7Z/v7/xx3Cl9fdJ9u/8VYwytV8chPzC5i/",
-	"O2djppWRdFSRoJGpgJO4HsBdweTXNObIW8YwreOGkUzwXzLW9LJPNvjqaTOCBI4EA0MD9Zf29p99LguR",
-	"QGSTWXWjLn665A2EroWmXJDgKuv19sL/6nQIqLQD/JtH8C8jnQ5+CMiUprcsVUeE2o+YdgJPgZ5zJQp9",
-	"7Z5jpDWJzUs0u9cLekm/t//s4OnhJxmzP4GutWDQkpmxbGiuqQAg1MAggd4oGWea1bCBShklE2kkkuOb",
-	"mWIp4WIkjcVCx+aoXwmZAvBSGRt7KaWhLousDfG53Kq+ZPfaJvfU7Wt9rzH7hQJX4kJLQskdT3VG4wpv",
-	"aoRFjfoODw72Dj+XxT5LudbGsjRrsqRnjXfgAjdUscN9Yl3zimg5RmsXjVxNUI3p+fvPDvynh70ymB9h",
-	"/VtLaWPuttrTa0AO9mDh5T0iUYbedqZIKOOYJsbgORbzmimQn5D93j5ovULqCRdjCDQVTtlmjfdwKevu",
-	"r9Zxa0Y1MvJWW9Olc1eNSZeCvRh9gEy0dTGF3vwGD03cnPUGyXAITGMoGVW22+hhqaSX12fBdEHHo81Q",
-	"WLUPWT5Eogs/pmo9b5tsydnCXK51FqubU5GO4xiyiHxjV8PS0HiE4d9hnlKjhrZK+6oRAODSz5OQXDZg",
-	"nhlWhmUTmWAwaoFEMIK2cHo06GhgH1sEQPTMHCIl6C0jIVWs2xx9sCG3+pwn1eyaIzBObxg6H9amRdjG",
-	"D5hK3RSgcLusYVkwophhZiGruY0b+b0L+y0gG2JHwf/XsWlcHWNyNOYIllHnknisPVF6QQGuVpTZvS4g",
-	"zmZ21VcIxuaZhOwdZO8uNQoINICcth3UIAx6rergkwAV3cWfGoE0Laom6tYaBZ6JiQlwFHhJXJvFgLK9",
-	"Gmq4weJVjRByVSeL6GZ31rCnhVZ1OU+Ycu4anmKQPhhcicANwTzsgHzEDz6p5OH7pFqGcGTYEAUb2ahx",
-	"NFYgbhhEFWcyvVUJDdkAs1plSkYpU5MH8n//D8lfCLUBAfkI//oEyQGH6CwVXcwHNwOMTmB+uBL4C7wT",
-	"fsLhldIW+8CQRz5BFuGDilcdaoaUR5oPD5hMN5vImMEXR0Z9i2nI1JXgWhGYX23jEqWMSwupTZSPMOcY",
-	"3PItY8x2ymOMPlfeqoF65Qf7jA1BV36AwxaQj4aCfed5x5+sbdMF0gjIx7//7X8ffBcMtj9+q4icCYO8",
-	"yGqMzSK12emEnLzhRExoAgGKxkAm1D0t2ChGYwYHgCjn6n4LmXgDsNlCDUENo4soLsY+aC1GZ+PjTGbr",
-	"hjmw2Kot8FBe+HoBh7x2oknvgDwDbgy7WIqx0c+a4qArpblLBKm9YJ4U4srgeDWTsXkiBgPFyi1MfER2",
-	"K985swxwHZ0LHjA6QhwxpcmIp6i3rCfz7lr0rwlVw6lMWXt0SkOKzsz8PzMQwaJcxp0ts5jIOGqJTYFW",
-	"QZvzgQL4PljQ0Naiu2btpvS60u6aMFCE9BvpLJQRlBlAYigod+A4dGfJ2TqB8wMGIBWCui8wAId9Hr87",
-	"ykeUn5ERuw+uBE0ho2Sc0im8qAgFGpuqSNKChRQvPioiiBaQUBlRcQSD+GzNAbMVEo/2bF43HLCfGY31",
-	"ZJG6XZ1SWwKhvG3WF1qjkL/HH6rpx6vPrV1HMXETjZxO6Zid0fRxkTglszRkq84mvOMCh7YyJgcdbgYH",
-	"ZT80fNOAgRY2he9p3etFvuQN9tnMsC5AvlhHgJ+b/AfkDX9BImYopyoTbuaa1TwWz5/3DnrPKl7B/UZd",
-	"Ms/YW3RXwPSOOgBaC+DbSaDeET//JWHFH2M+yj/P2E3SSOrLUYYAqOAMv1obadWExDaJUipDrqLHFUEu",
-	"I8LLLBWnZlxRiPixsbwiiect6W7LprdrMydpUQrVg/9mGW4VSza65pGsSdF7CjqPFCDnA6PRWi4MLwQ0",
-	"VcG3BByWq0NhkHU+5o4tJDXlVwke89XM+3Z78L3ziz0GlE1OrwOM0jgv0WoPGFZxL9sdrXh4W/y7Vb/9",
-	"CvXroR2rQCKLZwngi7YY0GC3gjq0pSC7DtyL+NsR2g4BRE7xo0+CkILDz3y0phqU9iSZNh+whDdo0tvt",
-	"gy2wkhGLv1WE55VxZni3OSNvWUFd4pIHbC0lWCmN02DZ8SZ2xHE6zsCx3LLGAhmukrnRNoeSTyljkjKz",
-	"OhYdkTCDeMThPnnFXzg3OwYQGhffpgQENpsYEFWYczJ1VlnjbC0knPvVNXxKSU4mAOXmqaSMm0tdHczA",
-	"HPXWlgJIin6FRs12gBxXaylFUuf18jNTcMOIm/cbtVGjI2tKk8TMbUTBFCv22hWR0lx5h4dmicHudZUJ",
-	"2eMyf2uLHc1qDS0J9m4EpYRLBVB9ujWUpvL46wffO2c04ka9bXJSQjAnbrRCYnhuHJAtY+tsA35mlGO6",
-	"7tZIpq7YGHgPDynRkjARbTe7L23ZRsOL5C0iPxOQToO6d9McpRKX2hSlgg+fBBGbSpzSVvQEGx43yEOG",
-	"CWySTzQPNtCd8736ZQgX628i2nLOZiOeGh1yLzCe5BgXDrMJZ3xUSfOuK5TVvfjefWcsO+bLjrrlSUcm",
-	"yD07Cfo8rebw4LvFtCiWb07fnBDz0ydmHbfG36AguskuTzEJYcRjRsaykhRammVCdw8OG9Tyn487uweH",
-	"NUhCZqucsbQTUsXIhN03T8p/bdjVi7lmqjbhY0x4m/FZ2X8NC3YJ+fZWENijzLZWGqxYNLX9LgYjltg1",
-	"VmvqNdV0rElzRVphufJHhprpDubILKZXrJMiuD7dbpietzFV+7Y8OPir4XQ7uTMc/tLTBNnWDjjgi/BA",
-	"0O0GRLFxnqC+kGizap1rk/gRJoayyDCgMb9jojmPyuVM9TaO2C09EM20X9Sj1LKC805LC7qnVujlWque",
-	"pNZ/qUkXdhlzdhDh6DqzGZE2jW5lSvj65U1yQ/dyvRHU4txzMzWGDCptSMBszKOA4BQUeReUMIuTlK8X",
-	"S27qOtUEympIoWRcSGGgC4d+rRf+A6qIuN6wfKjaKWuRBSlQUOI80XFgbAzUgH1MSS/XIrbSw+r0q0mj",
-	"9vaznJERTSu1DjZURzhS94ymEagkg6Lgy3XxMmwrkdEwYSKyFo75s2TwcGFOsXkEMm8C/0oEYQw2wzBl",
-	"icQxkAwE9bcsAdvVaqpDSysQiLXkFXOlmZvefYlKnp8XoYGpux5Q8g5kS6Pj9MbFaeGhNQuPXDOzxpPe",
-	"BPMbFhqzDJ58PLKLrmlt9iMmiWgG5JfE842qnmzztcWGVVIw64KAdkaAj4IUVKYS4DqBNUZu23X7ci+3",
-	"Fh8kdrV5xRINPFjGEQljvn4JV24+LM3GQl52gYMfqu3j2vg3W1DaN8LeegVWEIRUj6qssr3tPkv1YK0f",
-	"3mJeXaq09VUg1WWKpT6ZTbhmBFSfPNksKvzpC6lzq9dRtOBboHloEOFSsYvo09ssxu1aJsJcx65ybGvt",
-	"lzdn1FI9yX0sX+LFpcaCC9vOUqGIkoa/+wQTJmr1f48wZ0CUljrfVVUnR1t1uvAL67rKRJxgqvHiKgdo",
-	"VC0WyuQcEsq0UGKFFWDVytZyRl2T15Xj3lQGV9O6liivjzLaPn85j22LAUsqVzuVikK65AJEUBYzRaiq",
-	"1IsEbkVBl7yFQi8bOnY+Ex/rv65ELMdjc6KxHMw5VR9fH8MF15zGw9Y0cpCiqpYTAgkF7kh9Fi//Otm1",
-	"yGoKQIP29NVTadeIkqwvBzYsMnhoPwhfNCXXWYr/Scr9l07KrWpdDf7ivO/EFrTmrBQIbOdWgE8ClyKH",
-	"/YCclo1Mqaxrb4PfmZqRoL0NiOX8eem8fyUM/wfQlV8KJehS6e1qvkmp4zC8wAoL27eJRo0x91q8YDNh",
-	"0R7zXD/EuWEWAISByjkAsIZ1MwBqgwv0X+ZdihsUuVJ31gx1RlVOVCQg4Bmksk67DfHOou3xgrKGJUjY",
-	"IxnIAkvmKIGn1jT4K52Ul7/ClZtAAcwm78jDpEtmX3OqtqDoSwxUYk/QtedbyHpIoJ+AfYlfBn8VUo1k",
-	"YJtk1xI/PtHp89nzRsA3bt1DOWka0yw3Az89m6TaPbvJ2ekSp9eBQWvkzGZVg18FDfWt8tEym+J62zfb",
-	"FOVYdonRGsve5R8jR1wjFlxV652lsDJnxuDppLmy4Q+TeYEM1w3bLfgIZR/2LIggFxzzD5ukc5X6WhP8",
-	"y86iDWJnFxOZQneFvK4E2mNCbgek3QrN0jRLLJQdZGHFC+nZq2Ocrv3IktqBnPgbwpiqgVG8vyCRMeBT",
-	"Bax4RNM6R74VcqZIkvKQqSPCYsVIr+odkdlNXPJqC2jBArZMubP9UvcscGpDtR20Z6StdI580nMN09fj",
-	"iHmtzCoWYfvYtVYTv4EqYtDWsD0AcoPVRn0u/pauAEctyywvEnAWfMfNrKEup/PEb9evxi7NR1qo4sdB",
-	"bpGogH2FWcr1/MKs3h4lqjRLG7uwX+Ypr8bmfHN8cXlyPnx18seiAyd4tKArZ7GLidYJthV0TL6m6h+f",
-	"YZZxOQsacpK5krExtpxSxxS5YRMuwF9Cjs9Ou1fiShwL8uQJPPTkCd4OAk1Aory9JrZo3QJg+XkbPXsM",
-	"/FK5rw8BQeWXq123u+SYPHliWSG+QQp2JcphEZuFJHDttlGcszLRHej0UjkCNdWwBZjYIDOftUiDExEW",
-	"uqLdWTq2tiY6D3vA7I6MDTi++eYbcp65RldYLZs3qr0SHfLkSam7KuxpQIJj248VvhkQ7KxKsLqqQLSr",
-	"sSJ4D4sLSeI5JlTY5UIilOsYabSKLr4XTqZ68gQT5yC+NaEJA8FFghMshcGDNIBCKOvk58KlZPmAXeDK",
-	"kMke2GeLIjXoHwS9P/J+2VeC1JtlF8YaNDn2EWM2l+zRRWnmx9a6NLOKY5JQuJyg1dtQarwMdfFMT2Rk",
-	"mRU+nD8HQITHDkiAAzHVHntTBtaIhFaVgcXACxlxZjBAU1brOm5ABj3HyfvLHzvPiih3Xn+M8UefvH3/",
-	"uuQG9gkUyKssTeUYqpRlitUbekKF2fXhPonZHYshpi2g+c+4S94LaMVKoHCuUj/QJYFhxgGWJaDDBclp",
-	"ymjeMmgKyaIxo3fuhMBM0MASN3sauZ2iIprnnWA5KDmGKKe2JYA8jjuGD7MImIg5YrhAikezCWlb+739",
-	"bfu2Sz7NIXv+40uyt7f33Lzx/eVLxMS0JBfdgQCqdL7QJ09ISNOUM1Wr2RzkCZSG8/pWQzInv//3v/1P",
-	"f/dZCR2QaVw0+OkOO9eBj9KdEsFmZi/w9h8R7jaThEYR3vGR3wBAQD7O4TYCPFNKwmigFnwPlgP6JKh4",
-	"j837oJwxgBawyMzM8TXEgMd2QDhcLoFN8+cyI5EEuBqQd/NsWcy4LXrwBADdMJYKmhxpW/MW85DZsJq9",
-	"/ODN6aXne9ULzWTCBJYkdGU63rEP7Uy5LjndQBodn52WryHzet1+twdWWcIETbg38Pa6ve4eaMF6AmJz",
-	"hyZ8566/M6WCjlk0RCm2g/9AJ+km19FbNisKrMgZ3CIzJwF6ZJCjmL/t3RsQnzGSRRszP5RpykJtvouZ",
-	"k5oGPoBLhEzO+E8juJNF6eOx7VdXvq6nJV+yGLKDN8a0ZUqWBtrbRtYYaS/YWWMkXqvxcF27n2K319uw",
-	"IzPYhG0anBu4U9w4t37z5KKtQUMDZWOEQOmaEYxjDIU++N4+rr9p2nyfO6VLOOCR/upHKs3mH3zvYJ33",
-	"5NdGwAN7a70l76kOcMqmU5rOwXertN2n0QLpWEEDZvzi2hjvjRbLBbZuQy7lmtwo0JZcdk/ftsYMQJcL",
-	"UL1AxRg7gWAFXWKGK11NDrH+wlIBG02NGof+fKKYITjN4nmXvDCyBryjpH9I3vAXTYcJH8RmE3mVvHly",
-	"Q5ocZTEYKQX8jisqKRWkaF0F+g80dwPWSEFhNbzKtRiv34hZuunSe9K17+0KBh6+JRdfjifJ0N0ys+Tu",
-	"y+qllV4kQ/Wd47fTMMlfGMqp+dv7lGstv+A9ll6ajUbffdfr9ve7PcB1/U7LEko9+tPv1c1Pz17V80Xx",
-	"BsKdKU1vIzkTxS6ExGsqqmmJ3l934IfuNLK3FkL2Hq1RAxD8zCopuRlYQvk6AH3YkJO5TPeq6WkM44dP",
-	"ZsL2xK1kw7aPy2YLb+tfj4yBKmsbflX+u9/bX/1QfguNeaC/Bv/Nb2SBBw7WWVbDjQb/APGAtJVby00i",
-	"4sFfrk/tfHSpDg8oRwxrX5Igao7O2CjxVBMpQnYEUiXmd6wiDVxwqUvgbjTovJFSgVMqZ7rnTxg1DMxb",
-	"s8nulTgmqN1bUWNNuibZgQMK2VE5T/tNHVNBdnW/Hgl+baLAHS4lCr9ZhS5nAdfaQnfJ7wtbJU+RAEzb",
-	"FqEGxXnbMDOqwvcDErORxma8tsV/gMUfwZWg6jZvJDk9IlTdGjvUfBHGjKbOTOKVeJIue9BiOW4ijjHT",
-	"jjJqOnpTfZy0SRzG1DSqhJ9rMpExHaD/ZPXOuA+F3Dc6wH0SQ1OlJVfJ4Z4rd6bksRMXYiy1tK7KzvYi",
-	"5lIURc/B+DL29+fQ8/O7ub6ygPnnFitf+0z/BFrqsgO9mQ3qrpSF+rt15cNO6daMx75uhcVSym0ChoIH",
-	"UjlhY/1w6NIYkDxJ4ogsJkm4vK0bGt6OU4O4LrERSOequRLKsLiUjyea0Bmdg3doDpcclcKdpYa8mLVM",
-	"Lkvf3jKWVFPIaqyzqJ+4EiVz6Jmxho5yf2juPboxa2q3klz+z6fYSbnt7hTfB+e1qV6LVjZqXp4apTzN",
-	"WNnDU706egPNuJoy+LB4YeYjdWFbL7uUV+UZVJuuto1f5a3D3RL+oxL/41Tidwl2VM2PieOVTtdcqhPn",
-	"g9bxMvqY/7CYcbzoKnRXlvxLOgv9xUyAeF5rXsRdMRqEAkr+/6jxcu5NriSvaVClzOzi9K6M+i7fgr3n",
-	"moMhorOqkpdntzWtpkj63oSTuGKLf2o/bDmbdYUn1gHy398Xq4qD/CjGsvOxyARaanCfwIWLZe1DgOsK",
-	"7x7RxuznWMBWyhV1TMi3ytNU3jFV1o1KzSkxDsXgUkiFKk0qZ1fCNsksmes165zk16zrAdrnkGqQX8BU",
-	"Upd2e/t4OWa75V7WZ/5juzvbfbn8WmK+58qzsr56CAKegJyiuT8lavO8NFnQrRj6l9PQuv/mBuIqqtlM",
-	"9bAwXWElNjK2Hcji29xOLL+yzVLMGWPlBtOca0kZK1e6fuRqwtCINKRu9BO4xwZb7y9ms/r2LpC9HlHu",
-	"rgYsI23iYbBPyOL9dEdLcWdrboDl30G4YAP3in2u4TgUN8DWb349IuC3wqvBBCMpFbYUwOm55sEZV6z7",
-	"T2ysfO2DB6BeoMfSCXTVjpurBzvYs7XVFrmsFIJhnkgsx13yYk7s9UrAE9I7lnbA04FjsM8IZuFYXwnS",
-	"vC3XVjL1oZUHkQI9+6AqQKaETJjwrwQ2V7J04WSOlnJAAh4NIJqc9+L9VpFAsV8CnwTwt/lZK2iH4mMj",
-	"7kFQjHY5QjHHVn+/u3j3tkuOwfsKV3xA0RnuJZ2T/gGBDCO4rifVN4xqSN07ZyqbOn/Ra6p0B3rpdk5/",
-	"CMgWVeQmlTNl2EAksXEUtrRFfwwmnkHtYJe8LQrW3PXr5Tq2UEIjiRkPMW6R4rNaSqJiOSNakpGMzSeu",
-	"SMRVKIVgobbiOIVllvKwZnQO6w/wIVuxlPvB8jyzBPsXQjl0E2NCHGPz4VXeb7CFbH9gm7c3BsdMiogr",
-	"mtb0/FIqZcVI2t9tsdZsS9+Cb+UXf/VWNF1ZrLxoOgBwNyYss0hEVAx7uiyuDjFbLK9CGc0W5eOWFtQQ",
-	"R0tokyMMQmOLZl61NpfEDpAkmoFZSbQuXdy9mLGttMM15Jbmy/JJGNNpgqlrkAzXq1ntcD9f08Jc9VvD",
-	"uuCZBXB9utmb2BKFXFRieeWHos7SlYAUaqdruN53rc+93d7uYaff7+zuXfZ7g575r9vr9f5Uagk+EFkc",
-	"Fw6Fym0BoKUUrbgt6sqds/ubXBqftxZ/sM0RUQDYvlB1CEA3/tWG/91mgRk3vlmNhoWAUoCMtcqkqK1k",
-	"/U/gplAPfkTeT+uCWjVrCF9TRy8V+nx+Lf3C6hWFdk7LerfNubUat1EmygGe3d6u0UIxrnwzJ8FZykYs",
-	"HdiM2qhD1VyEQZdgA4jyVR9waS2IyUKlwR6QNhwEDZAxzEPTlN8ZvRfTPmuhnpJbJQ8KGUUENuS0Iz7C",
-	"+1+xLUtJvqt8KFcES81c0NoVDblOIGbfWH2BD2jXrNUNRC0L3Ck9H+8awbRl/MEVTOA9PbYcBjKZBraM",
-	"jYuR7NrrMZTR4pTskgMDZHUlXOMC7MkIil1pHRMoeIKOWgaJMx7HruFBJtC340OZcWYsh1IQruj9kdcP",
-	"HyGsgtcSGXvgFC1sxmXAW4qP7e22pQsqJiLXNXuFahNUKSYnQkNhluS65B3QRwI0xkTIMIEFs6qjuiu4",
-	"NJ3XolQgtVbkYb3pXoN/esWhsxt+xeY2qv/Y4F9e7pmLTvvNB1dgnV/lA0eGK5LgrYnfF451GGhWXfTK",
-	"R7nr8d+/eHc+6736aSy/q/ZAH1SatjtVBVuqF4kM2OoWk/hcvXe+0vL6oH4Alle6ZDCS328Shqy2JP8i",
-	"KXpQQrtSTDty3njpbaK66tTA+Lhtg/XgG71nw22gI2XlPsAVsv4m7PD2HXBlXThHpMQ2OEiRFDzgIRXk",
-	"BlscmKOKZxGW7Mav6Flk6waLBdfP5sPX12c2if8Y/FYOCV7sllccC6mHLoKVX9H24TqvAvXKxXU4W/Uq",
-	"NO/ZqBf2Rz22ycmylaOLqH0rsf7XvXWrVKa17fxN+VIG+X1ZxT6g6Bpg9XxDWNluY3VI5RnZrs9SI5iK",
-	"7gsRu4dGVpXWZOgTyHtbfVEYVh0/5dr15b3SyFZQ3Wuw3f36GQH7u7sb89BMNRM5d6GocD68ZfOhHdmC",
-	"QpAWp8UjnVeg12GbGadHobZ4I+HAfFkcBrW1BEsWQ7aC5s06HO4+fwxLbwKqlnI4pWI+RNY7BA9GO0xZ",
-	"pTx3b7fidP+iMNzbtZ79/A4hG/xKGbHtNclW0LidYLsmLc6ZTued4+YLry5sCb6WaAY0yYvCu/HwODtz",
-	"01NRapzQiMVac4WlCKx1+iFRlrpSUO2iG1/yJICwb7UzBg2tIqp9kRqsDWfwTXkUxcxeKL8oTLD/h6Mc",
-	"tKhsEba7x4OEdMps86MvpF98opfhgkEF0zQ3ij5D8MHebfll3AM/8TsQn4ttrGTq2lTlpxmq2CymB66o",
-	"zfa5ciefTqvdlX13A6nKcxwMYeFFlnkOhDHSK2FEswrlWobVSe6o0mISkkRdy83SCpssVgvLzxZJLyXi",
-	"/nOkOn6VUODG+l454WC5egzoodiiZaWYC6kQUqPVYa9AtS4kTLmoNEb7Cjpg1VvldGjbxA2LdgxTdKkf",
-	"W0HL3h+rDX5tn+q5u3X3U7M8qwxPaZl84ZSFQmm3zOJoweuIvC/3Tb2s8rTG5C3Qd25dl+j8VmIMR9aT",
-	"JMoszHC7ajoXLYK5zvuXex9zR6HLLWqOO8rk34jN2QZn/0l3yDUNLZPPffBAId/5aCNuD635Dugf93Oa",
-	"dlc8NGatfZ6knH+M2+vfPk+tPUXmEwJg/vLmYD6miRSNFBuy0Z/Tw5vO02i333lGDw46/XD3Zo/uRwfs",
-	"cOSc/fYyF+vqL/qHVf3Grb7/xZbGGLibwLW7v7bS/m6vBz16pBi75nNJKkNj8ECCj8pr9/0iTZhrErGE",
-	"GemDfRMXTom97feTz4m8rehYeexd3jZ1f1n/pNj1tZwVBwGuCI35HetWGrGhAlfO375jcMtcQXgIdcuy",
-	"bEearttfa85V6Zu8+OH47LQI3Nn7nqEFFLRxcrjBgBn2SF7AxbuEieOz099dvHv7GUSns91ynNQb7tSw",
-	"sOw6ynqzuwVkHAtiV09gchLJEK6sXI4RuBzbDTVkbfe+FD1zOo2XogdaJLpCYYxPQT1yBcH26qmK8eju",
-	"P2vDzB+P37zeDDNurcsw4xAzIA4vS50FXwr0dnONoAcjfTlv4nnjfSD9kAoSSeKMbSLkbFDpop9HYqHD",
-	"nM1U10RNMtBpSQRd/cpGTnFRIZRKppm4ElzUr3g8IkExMCCaxTEEi9yFItAdccJS1lIuXtxF+RkifzSa",
-	"10zP4jZLz95eWb6N0fLL/BZJr7g1suga6+qRNuCixaYaCOgcL+IpRPsGW4TeLK07tC7Y6g5Ld2iusdX8",
-	"dsvPtt23bsbl56NMB4tnovpgpdHnh2tjBxaNfBY5VH5KunlftR0wHu17Gkujay04weVdafLZrVXIqQaF",
-	"qGxMqmqjTdu2EdoENvTXLBW8OT1/cfoLvCKrCDdB1+9yOTfmi5kxMzQvk8T23baz55rg4uxOfPuAPo4p",
-	"NDbrv0Uid8mxkGI+lVn5HRaND9cP/y8AAP//",
+	"7L17cttIli+8lRx0R5TtBimSetimoqJDtlVljS3bI8ndX4/pIZJAkkQLzEQhE6JY/jTRe5g9zBbu/3cp",
+	"vZIbeU4mXgT4kORyVbUquqtEEsjnyZPn+TtfHF/MYsEZV9Lpf3HYNZ3FEYO/jyaMK/3HFY1Spv+gUSTm",
+	"Q5Eqp//ps+tQpag/ZcFQXoZRNAwDid+PEsr9qdN3ZjTkjuv4CaOKBUOqnL7T6/QOWt1uq7d70e30O/p/",
+	"7U6n85+O6wSML/LWGb8aXtEEhvLjycXrjy+GF+/fHL9z+s4T849z4zpTmnAm5TAMnL4jYsZ9ETDHdeBz",
+	"p/t8t+d3nraejXdZ66m/R1vPR92g1RsfjPfHnfH+qNuFZyM2VOGMiVQNZ9LpPzvY6+h/XGfmx0PJkiuW",
+	"mMnNRMAip+9QrqaJiEN/x49oGrCWFJwz1dprHTiuw+mMOX0nYVchm7PEcZ14HA/TJHL6PI0i14kTMYv1",
+	"evxNpAQfI3EaRSRhP6VMKtl2XCdhscCXnKlSsezv7ExCNU1HbV/MdkQy2dFPwIM/pWHCZriN2IOkPBiJ",
+	"6+E4hP3UY5dpHItEyaFKQ6c/ppFkrpPGwUa7o5cgFNzpd29uXOd4FqvF21CWCSSgimJXUTgLldPf77gO",
+	"Z9dq6KeJFIkdmxiPJVNOv+M6SigaOf0ONHpVpThs8EvxhZgmCnc71nun2LUe+IkiodT0INlPTn9v13X0",
+	"ftbOaNfOSKUJH5bp5Dk9GLWeBr1u6xnd3291/d5ol+4F++xgrF9YxLrJGZOSTlg7YJGijh74KX5TGnrI",
+	"x0L/1xd6kfQy7u65TpAmVIWCA5n1unp9WJLkK7MZeSlxyTicDF+fwGHCaACLgx/nSagYfA55rM/Ts27P",
+	"dUSq4MPB3s3Wc7/Bddd09MWpX3xCyZyNCB6Wdr5a8MzNZ71M50wiCRV5iuYyw21OK76Rk+PmDGZMwyhN",
+	"YLmkfhWX3HIQiaODseAvlfXpdrutp5TS1jN/l7U6wfPxM/bUPxjt09U8JKJSDSVjfO0A4ymVes1gQiGf",
+	"DM0htj8NA6ZomDERve0LaNR+lrHguoUyC5CKanpwpKKJbtbJfyqwJP1UKgu968eUiGOzsuapOh6iQhXp",
+	"Dn4Ir4maMjJKwyhwzPfDGPmbbUGpxRAIuPhFYRxAmr5INSsAtnCur5cS0fiCK2AVzo+JSGMyWhCaMNre",
+	"6rKRfhLGCmjIeS3mZM4IHBw9g9nSDUI7o27rqd/rtZ4Hu7utPbY/Pug87T7rPd/N+f0ZixiVjHChmHRu",
+	"y1thvkfmcl0+LJvexJuN/eG+vqf7esAHfJB2Orv+v7VaBDaiv8kOkFYLXmMDvkTMv04BoHeTUekrdlcq",
+	"faC/37u8iORykVCOHLdOYlwSlypi0caSSiuVsHxm2c29KOB2Mj81Coa9TDDcUrzq5MJV5z5kq4Jo9dcp",
+	"VSQQTBI1DSXR+ydDJZIFCcSfl4Ust0nuvOVqUilDqShXzqaUbNa6+GLjgu+1u/u3WvBfgzx7CyWnBwch",
+	"TcoS8DYayNIpKekTDcqEEau+FVFrRlIQrTcVqDNx9KeUpSxwgItMGQ0Y8vjjCzoBDlIS5P6CXIeIMQii",
+	"YvR35iuXjEVCvJNx65Qqf+rp3TSWDqfvDJzuwNEd+lM2A23T7LRUiZaCdb8nAZvFQjHuL85YHNEFXnnl",
+	"vj2VpMwj4RjPaihhCFKJhAWEcjlnCVGCUE4YTaKQJZZ5k3mopvgwnTHiFXprvWGLynh1L6XhMp7OtLwH",
+	"P3x2l4aPe0FnTJmlA8vOSc0MTgK7cHCHu4SSjx9PXl09LY9g02tSNxlTNc0vuEzby+6gwOnrcRfnM6PX",
+	"bxmfqKnT7+0fuDXb8dIctKUdKBxDz04lphNGRmwsEtYmRwR/JUozVtgnPOEkCAMtt5MZvWR67/Y6nfKs",
+	"2eLfOyd/F9fvfj5dnP78sXf66miu/z/+DzvXn1KWLPLJGnbQMLW9zvPauRU2/w1bLM/xlF4yzZwSFjOq",
+	"cJJwMwApuRVa0stPKA/ISAQLlyRMn2P4eRwmUhHB2XfSEmfIpWIUaCAQIZ+QUBE6oSFvD/hfQhmOIkaO",
+	"zl+enLjkksWK9PbItD3gpVUC1a+19zSnADyz+bJUqNtp3Pp915mF3H7uaipWimnu6fzXp39r/ffnP/3R",
+	"qV3BMRzzGvLQPMOzW2+5A5mlUhGpwigiU3rFXCISQkkUSrO6bAZfeU+8QyLUlCXzEHW8KayRJP6U8gmc",
+	"8QAPj1lOSfa6veoCWXZTvzaGRTUtSrfT26uuyvICvMV7aYlyhFQkEXOpp0XhXLTJy4jOYhZoxtT95z/+",
+	"p1eh+v1OPW3j1VccZcDGNI3MdWjGFHLFJiwp2shqafodnTHklkCemoRDTkKlDyfcHP2c4Mv0fckWGXmT",
+	"v4uQS7O9acJdkqSc6z0SCWE8YIFbIPEBt+YQQjlsa5vUETlVRCv1v1pqf2/EjOqanumNVoLEVEoitAyT",
+	"7TVVpNMmJxMONxMsqGeYZmnzG/beCDa1m1+/98bwt/rKMVu99tJZY4dbvnQK0sfdrh1QeddMQj+ydgqr",
+	"jUl1UzAa8x0ncIFy6BJfBNXO03R+xSTxQFz1iJYb2+SlSDmckhldEC13Ei3Pk5CTOBFaPdTilhIwe81c",
+	"SlM2OmMdFaFMXEtEODEz/JEQEaMc5Rhr4QQx5gUNzvDWK9kEvzg0jqPQB7l45+8SDc5Fz1bIr2gUBhWT",
+	"YoBUCz8NzXUKVgZFwwg1hXHIIi3C7lhjw86H92cXWjeyDgAHrmIQKQJH6whGIHesqKcFQ9O9a79EufjZ",
+	"uON3xx2GM82X5Y8JGzt95w87uatuB3+VO8fQOrxQ3tILvRt5l1qwmWcSj4gZag1EaWGiTTw7bb1aHnkE",
+	"NlzNUc2rgjPy7+fv3xFYrsdu/oLpwxvwR55ZKY9wYOfsiiULchWKCPp6rHmnvp255mpIhlvtWf7a8qaZ",
+	"34q7VVh7+zvBL77muh8RoOGcp4Fs+cizQ/Aet8mJkiQSEzKleOf5NJWMpDzQ+kFx34K2XrA3bHHGUoka",
+	"xxYrlmQvLa1XficNL9liaJ5sWD0gmco1RuZUEv0S3h7mAgWa+epkvaQerRiMXvnayXqPYW3fCfWDSPm2",
+	"S0uXXONmZblQwzE02LCY8Cb5bhMN6js4era1r7em7wSRqT+10vAjL5uEWaQPCfMFD0L9/A80jLamRCMf",
+	"1y1YXGh7OMbGG+kwk9j1ybFCtwy5z7SmoqkAjBpfmwAbB6FHaHSMkBfsDdnQyCOvZsKaJ7wz2sQ8bxTW",
+	"/kKItzSZsC1XPLLvLK03XUSCBkMlxBAfalhty/7hIVCXOekePH36tNc9IKMF+re+7jrXDaHu/tKrWp2W",
+	"Id2PnKZqKpLw562JNq28Wl3J0u8Ni1h55isvF6MJWJguGdfLNgulNMrPPBF8Qh55xfHoFSoZ1P7617+2",
+	"jlI1ZVzpdWHLcuJRNKcLSbwX0BPoCs1Gsxtc/isaRnQUbUvAE6rYnC7qFt78NNRsyhd8HE7SpHkLuCBg",
+	"BiXmNdDXi299TcaqSCwkqpRczF2ikgUaVEhEFUv6xAuooiMq2TDNl8pziVc/SY88qpuPZIqk8WN3wD3r",
+	"3tLv5Q1qiS63dPmU65slSXlu6vtOEvOqlu7wweEolQv9rhBkRvkCD6I+liGThKoBF9wHaVBOUwXxCoGY",
+	"cw+V5AJlnTGVLFpHY8VqbHbnwA9BVZ3TULlkPmUJI5dczHktheWKJZKY8VKx4JQFIb2Ah7aiNWVeWT7h",
+	"WdPDmW57CE82ENpL7LClB4AmpREjS13/UjxTb7BX7d0DFlA3KWCX2QjQSDyCh/SfWtFjiQqN8JP/UO7/",
+	"r1MGghfN7C5ozaGSmHcKbpRcrSuqtJ+y1nM7Nl63mptnEYmVAeVu5mWOFYk5C0jApAo5rAQoqKFiM1nD",
+	"tbJOaZLQhf5c57ReImH9k9br0N4MrlpXfxRJgL6jzfuzzvBqHy/ge31K/CnzL4lIVXvZHlR2ntdsELeS",
+	"knlOtzEWyQy8uQFVrAXeupqGc297tdlXjId3WuOi654GKBvR6ENpk2vGUxzDMb8KE8FnjKtDwqg/RVVV",
+	"HwXPuv89kvKISUnYdUx5UCLHnMiKAQKrD+JrfPIkwNfkkPoqvGI2kKz5gGh1Wg/MBlp5YF6GaC6vTd7z",
+	"aKGJJwqNW796YtCBW208Nzhl+5mmYGVYWrql+IUlS3EYRaE0jDnlKowItfY5sGAEESv1FHJ1sOcs2/4q",
+	"ARFL/bz8YC6lLSnGeDar7b0NFXv79tTckPh67SlBG9TS63TEIvAVxkzEOEWeRkZ+KVml8qayQI1qax9C",
+	"X6XJho2Y8I4lzrKQis0MS9mopTwGZMkgnMcOaC4SCc42bLEYLFJtNQ5jUnxioyYrsSbVNn/QX8M+oJ0f",
+	"Hi4RyKpjeY7P60bqSMdag02E4bI4Aj+j+UprGpwFLglYxBQL9MnVfN6PUs0+lo/qBgeiHFTTxCKkHcaU",
+	"XjFCiWLJLOQ0KvrojNGxgUcU43RWXQQRlSpXOTe9DbLoniVXTjob6YVD+5efJgnjipjHXTJOxIx0q0u1",
+	"23Nq/QZFwQBYGZxbe/yzY1Ni2pUVrtBv4YBkd21+hsvsqnAx1coBbkHyKNyPVfJe5rf58pXu69KeNco/",
+	"L+GF5qvSmNw3FpFeFa7t4nkDe3+ir9I+oSQQMxpyl3hP2vin5xLKyckHQoMg0ZcqOE1fnrw6OyThGORP",
+	"NovVwiVCHxI1ZZK1iRZRI+HTaMATfa/MTHyECW8CnyvlAUY8QRt8LBKw76BWkXGA1b6zJXqd0esTfLXX",
+	"6TRyqNtIYS6hJGITGpFJqEjCxmD+Ri9kNg1wNRpPW8trk1fo6iAeLCWsmDmOHPiO1uiMN3nAEzYTioG9",
+	"iQvzigve0dfHR68gzoReMo4LVF2Xtbx4lVy3gjJAg9TU4aIjVh/nQzIPOTobiZeRnFfYdrJ21wf8G277",
+	"/QqimgmiEyRzbeo7LRJ80orCKxYQyfyEKdkmb9hCkhlV/pR4//XpqPWftPXz8LP5o9N6Pvz85I/eIbJU",
+	"MYupr9Afo2lCK+IzIRXpHri7z/bQONcmZ8YLRS512zRhmjZTyYI+OTv+8H748ewteXF29O7la/L25OL4",
+	"7dvT4dGHk+Gb47+VPr84Oj/Ovnh1/MPRx7cXw9P3r47fDvjRj8fvLoYfzt6ffrggH96fXZAfTy4w6pbg",
+	"b2fH//Hx5Oz49PjdxXmbnDMaofs5gVCVGZWXLNAXKEZMyIyEi0u+37xxTVJ75kksRvhWr8DQn1qbhyZL",
+	"WYx7kowRL5PvvTb5IbxmQSaSWJNJFI5BhrIRWIXeTGwkPNmSwWX+lX1ABOzacfXMPm9wTLeT2TWnEaki",
+	"oJGEatEkxMOxk6mMITyiTY7KqnsosxZynvXswN3rdNxOpzPgj3p7ZPoYt21J9pnR63CmF+ags/fMxkeH",
+	"3H7XWXEib6FAZJtj9rRPvE+aE3//2cZC//Mf/+uRR1IljM50n+T1xcWHx272nJTsT+Vnz8+PHxORDHj2",
+	"iApC0ffFbKYXjiYT6bWJ98cv745Oj288vV7jMNI0DnKOHg0r8IOQyzBgRVZ6SLw/vAZD2fegr3qEjhWY",
+	"UD6evR1wGgSSUIKmtGZOiKFkhXiRR59o6+fPnwzvaH3+0nF3uzffP/7zo0dSssHgT4//DBP9c39n59N/",
+	"DQbyD5//9OgP7SeP//z/4wzhy8/tJ4//6KzhquuZ6ja6GtwU9lBOmJIQgiaJV8uBwAJdjXpYcyNsqPmR",
+	"d4xhPOCIkZSHP6WsrrM7a4fVeEtOPEuCnqaBaqedvWf3pU4SEwWHskn1rmqTU4j34IqGnHjVzBb8HAaY",
+	"upLlsHhkRpNLlshDQs2fGGwGb4FQNOC5cHcdYnhCHOlOFLtWS0JMt7P3bP/pwZ003x9BMFvSfslcq0E0",
+	"E2tgIWRfbwIdSRGlilV2wziYyVTYSEvNZFMJsZNjodUbOtFHfcBFAouXiEgrVwn1VfF+23I/V6vgF+xa",
+	"mZC+qjKurhXGvFHgSiFXglByFSYqpVGJN9WuRYX6Dvb3dw/uS72fJ6FSWg3VYzKkZzR94AIjKtnBHjF2",
+	"fEmUmKBqjBqxIijzdNy9Z/vu04NOcZlvYSowatXW3G29WVgvOSiPuUn4kAQpmuaZJL6IIhpr7eiILyp6",
+	"Q3ZC9jp7cFcXo05zC269eHywknV31wvEFQ0cGXmjYmqzwcuap83gXnZVQPzppjuFpv8ac05UH+sKIbC4",
+	"mDY6pF1rjiklblRbwThzy6P1ozBqF0LjiEB7f0TlZqY50RCpiRGcmwxW1cfvHUURhN5BmDIMDTVNePx7",
+	"DO6rtU6tk74qBAB76WaRezYGOIsHLa5lI5l8BBvHWvvFMr1A8J1E3ZvyiT4vUWS/FWPiFcwjHhmlini5",
+	"VuDB6fGy0+odEg/o2bPu0BHDgEdg0Q/WkwfryYP15MF68i9iPXkwLjwYFx6MCw/GhQfjwoNx4TduXLgo",
+	"mOfhEVfvTkR9FpD5VEQoRodJo33BpP2VPP1uk9FhwKvrv63dwahDWzK+m5pLHOMClxRwDGZcOqwKLikQ",
+	"tg2XgEBGLU5ITi8Z8alk7fpAMBP9WG3zuJzwcwiS7oihJrOxpg/TeIU4V3WxYnaWFR2aMyKZ3kqfVSJ4",
+	"agneRmAuqdIQxuf9fy2TWdY6Cbx2bd5lUTG2eUXGtVPoIF+uz01bZua6tHEm2aw6QpBcPwhIKMIzZ7O1",
+	"MEsZ0ux2kIXq7TW80yUe3vTLP9Uu0iyHtKs6ziiwVYwpB54VFviVHgxIG+tXDSeYd1W7QhYScHm72ZXR",
+	"Emh+rVwsYiat7hcmGF/t9Qfcs48grIRHvuAfLimBpLmkjBF3SASH1GO8x2gkwZjHIMBzLpJLGVOf9Q3L",
+	"SMg4YXJ6Q/7v/yFZhwDc5pEv8F+XIDngI1oMbiO8hX5AM0X9w4DjL9An/ISPl3AHzQvDMHAJGmBcuOPK",
+	"j+pHik/qP24wvw+YIXxxaDmkHHCtF0P78jEOUYioMJBKQ9kT+hxDhFTDM3o6xWf0hVacqkmEyX8w75ho",
+	"4NIPcNg88kVTsGuDoPAnI9y1gTQ88uWf//jfG9fG5Zofv5NEzLnevEDWGXuswbJeg0VmXHMipjSGWLHa",
+	"mFIApVwS0rTIAOoSL+Y/fwfJgX0QWn0F8WW+JsaQT1wQbPSNFU5SkW4acYb4O00xYMWBbxb7lUHB1N29",
+	"qNppyVZr6vparQtJXXvL25j8SgeLOL+u9B6vZzImZF/vQD5ysyYubnYj3/lgGOAmFm14QbpERAGTCtE1",
+	"Nr/zrhqs21MqhzORsOZAQQXZEnP9L/0gLou0yVIG/WQqoqAhTBBstrQ+NcOD770l+/dGdFdvOy50V5hd",
+	"3Q7k0dW1dOaLAKAbIJ8SzIUQw2HPkvUkeTYkwxiAq2EZHlj/slDKw+yJ4jsiYNfegNMEgvsnCZ1BR3lU",
+	"ppYp8/waGEje8WEezGlRifSmlaxKcH02pu8Y1IlbB5l8rjlgrxmN1HSZui3sUlPul7islxcaA0IriExL",
+	"eFoN59aMI2+4jkZOZnTCPtDkdkGRUqSJz9adTejjHB9tZEx2dUL9sFcMCYJv6lCZ6tkU9tM41/NsyFvM",
+	"s55hncP9YtQgN9Nt9slp+IIETFNO+U4YLRSrqGzPn3f2O89KZpG9WlkyS55adgZD85Y6YLWWlm8nBjBa",
+	"/PvvMcs/TMJx9vecjeJaUl+9ZbgApT3DrzbetHJuWNONUsCILm+PxXRbRYQXacJP9HM5rtqXWsSHOFo0",
+	"ZB6tat6MTZ+k5VuoGoeth2FHsWKiGx7Jyi16TUHmERzueU9LtIYLQ4ewTeXlW7EchqsDVomxvmQaPJKa",
+	"dMsEj6lDur9eB763VoHbLGVdSME+mqmtD369gRMhCVfNjpZMXA0GrrLhco34ddO8q0Aiy2cJ1hd1Mat6",
+	"lDYPtSlIdQJLCv52iNqDB44Y/NMlnk/BRav/NMoa4I3EqdJ/ICahdzjghtm6ZA6hnOAoTaW+WCXjYLKR",
+	"WhHKUhyNBzj82V6oFTsJdtuw1iJg0XeShBnQj368XZ9ctQofKLaeTINvZVertiUEYtxGFTlKJikY5xqG",
+	"me/nZjyZ8pwlL8czGHjIWgsBgHkJERnIORYcEj8Fs/DBHnkTvrDWTrTj1ravt6rGibxQTFbHtkneTYNg",
+	"4xmnFJBerqKKxGqatWNrOJaZsVTBXwnJCB92vr4pIaJ6SDS7iaBiOxvfbHi43OKpc+1J09PKhZTV11ue",
+	"PPh5NUPIWX0Q6oFomVihlW5G41i3re+5GSIkNUtZhbYyLNb665BdqzKHNWd58c6AS+nRahLl7P0YoJtW",
+	"3q7V5jaQCIvPf75xnTNGg1DL7nUWWDDVR7UqVgTvTTzySCtyj2GD5jTEtNBHY5FkeDb6cg99SpQgjAeP",
+	"622zBk6gpiNxibufcgg8QMWiro0C9EKliQIQgUu8gM0ENmmQJuqbaz53kO8KDZhwiGDhbaEYZHN1iyuc",
+	"j7+OaIu5gbX7VGttfIGuAstS8TETmhOOS+nEVWm5PBfXuW5NREt/2ZKXYdwSMfL1VowGXSMW3bh2MA0c",
+	"+vTk9Jjon+6Y3droXQH4uTqjQ8IMemjEyESUkg8LrUxpb/+gRud4fdTq7R9UVhIyKMWcJS2fSkam7Po2",
+	"10GhwdvYJ0xmYWn+lV0wQ8imt4bAbqWTNtJgSV2rzHfZ07JCaTMiYacOO2BDmssDsIoIE8JXTLUwAmLZ",
+	"eb5JMNXmdLtlINPWVO0aODbvvzWn28ks/fBJzWJkWzvgXch9H1677RHJJlki9FIYxbpxbkzihxhCxwLN",
+	"gCbhFeO1RJ9FxHS2DvZceSDW0f6tgjyPcP2NS0lqcQw68xCRlxPGAUBHFtG+tPgvJCMeHkoLPghhXAWQ",
+	"Z7QTTmmtyf+XPHRrD8HDIfzWh/COl9ch4YwFxqYLI8rp2B5aQ+N1YeNF2N9O6zltjT9/Odi7+aPzG+QX",
+	"tVwiR0epRFlnlcCW1GdlDvBG6CaV+mCrAkTMQ5qfJCmXJsLUJHWuBSjYHGxHbOlhqxYqW257oZtGr6mL",
+	"2Nb6MFgM+zm9ZGgGLIZFADfkGdS2n0ZxEm6WulBXI61uYcs+1oK1RHC91sCjNurwF0W4aQhoDSHOIQ9g",
+	"3czOUK72tsxHJag6UdZZP7eZGeT5YpRsI82sD9Ob1uqBr8WcjGlSQucwEQ0kxBMwp0kAyk0/hyiyleg0",
+	"741FMNRLYgwL+mPBhhJyfdL1KxB+5bkD7vkRmCGGCYsFPgNBY4AYx2Iw8Bmdd2goCOJVDNFFoVTMNm+/",
+	"RHXRzWCT4FrfbFGyKnorg4joyIazwEsbQuXYgny13KBuzUfMpzOG2u/tNzuv/NdkksJMJcWA/OJosRVO",
+	"jykguFxuQ3Bm7LSApA/7kZNCdnQ88ggCwqEMS+Vsev1i9APgYtm91UJgduvrXy5ZDHGswYBnDmlrBsej",
+	"YwJ15oALGiprT7kE8wTQSOMka6M7jZcIodDfsFjBHEQUED8KN8c7ymwgK6MCcQnO8eGbcvXFputlmTVt",
+	"RTiboRGFiHZ7GxgiUxryXqC2KuUkl/NKE6mM5RUJPpUsAf+AYgSJyCZbBrnHcyl1dP048gqWS8cN0Fdt",
+	"tkAeH/AujXC6hn9lykkx+mDjzuuDvqmaZhbjr9FxoS7n0rTThEsihb5aXIIhbRWwrFvYZOBuL5QMKkt2",
+	"lraqdOHmJsIy/7J3YuUaKHOAWllnCVPKbkKRFgpcuLRYFYyn7I6oiAql416HGVURClfI1reyPN1/9pbB",
+	"nIUhFZPbCggqbXIOt18aMUmoLIGreHZEXpu8g7w+E9xjDb8upvsNeCQmE32iMfvPOpzukA7FQxXSaNiY",
+	"6QAXuKxE7WFBpYJD785+2E2yy5HV5AsNgtsvnkq+gR9783tgyzyYm+aD8FVT0q0i+5CU/ptOSi9LXTVO",
+	"rwyk9REUpCrlsDx2c2nVs0HMCLZtBXxkSkUx/zE4z6h+EqS3PjGcP8OZdAdc839YumKngNcopHpcjggs",
+	"FOyGDsxlYUDRaVAbFZVV1d7QFqrPh5b6ktTPIH63Rx/OaiTdFoS40GJ9B0KTKtnQrnFHM0O9rfSdyehe",
+	"5Wdbi84JNGTtU3qtZjRg947Pec+4nMWucl/BbeEuC3XQtw0jC0FtyeAe0IOQ2WGRE0E9pDxM3ZDMhqfB",
+	"oL1jsAdnc1v4K6tOhyKNGBMPpmFgKarX20Gvu7e3tVSw5SlYqh94Sx/AiZJgPiy4HmBuBDOKNCkWMoqK",
+	"caLbT1HSKzZUYhiFo4Qmi5ryYI3h8Pl2ZAUBGTHt5EPXjaxgEQUNNqu9VhP2ht1Y84rt4yOH6gVG2Lov",
+	"kSY/DbWo/BYbfyMUHWmZ/0oBBx5aAuifNPr/ckK/L6939dJxySlNLgMx51Ayh4wiyi8PCRckCrmxcEPp",
+	"5m1zijEjecQmIZafJH87On2ruSJXZAYemeX02trDe5fD6hZuDRDRIexQ3ucZrt5N61PRDzYoOFrjB1rp",
+	"KNY78ordBylvR5xfVx/A4/KgDfymtQG9ifcHUeU8cLrfF6dbIphK7Oh2915zcP/msfxbprtAbHAx2QXG",
+	"sGmqS+XhwjKIS8Zlgz28UNo5RdO7LGbkErCTMsjZntUcGX1NgL+vxuaNYCMKe4ESe6DJUAJvbeiyxR7m",
+	"SVjn5Cp3YVErAepimz6yYP4VrW/YVFPc/UuMXsd6vBu3t5TeE0MNA9OJW1z+8krVkkFCOQ7pxGQ1Vdmf",
+	"rBn4x3MSiCiiiQTSGNOkSiFanpYkTkKfyUPSgXMNuR5ljViko6igDnPQdUuoEeuSrExxrXVpHNbpuFyp",
+	"vB5MoR6l6BTQiYCVI4QXCwoOm2x+672/IqrNEBZknghl1UB74HW7jutQKUOpKFf1OXMrc8ZpkoRX+iCL",
+	"BLFdsvO92h1Zk/tg2cbKjcGnVqWea910KV6i3mxTZ7+AFazJD7eFRsw4XSRgS0+rT8DdEv7KB2l12l8W",
+	"PvJtE//yMW+TOL+1nL28wg8yd6PMbT28v3a5W/PempNyxyiwe8+shVhfEx6W8bwplTnfu/uxy0tUNTG6",
+	"wlWzdg0a028M7gyEVJkYneKNO4Uw68euniYvZsYVHB0iIZ5FaKkNrqljtWW3uvXUr2cu2eVcGw2ZbYYN",
+	"gbQDPkSqR4jYIMQ7K0l57c1apr5GCKRinNgWCTjnU5EAmG2GvAV1tyH3FS4erliSpLFZZbuyMOIlAJv1",
+	"iVK2VtYKdKWM+L+SoMYiyUhnQxktSLGo8/p4TRDxNdW2MJ5AGDDMwCUdMmJjkWwqlW8vF24hym0UVHNv",
+	"AlAmm95ODMpFnyaZp7g/zRIQsC8/TUK1ONejN0eJSsWSN2xRz10RFOQ7SbzTo/OL47Phm+O/5eWlwR4P",
+	"JafzWUyVirEGrmXylYv+6APisBRxYgC1JZQiolrbNE5VJsmITUMO8Urk6MNJe8AH/IiTJ0/gpSdP0M4C",
+	"mMtBVjsa648/gsVys5qv5hi4BURI18IQFgARH7fJEXnyxLBC7EFwNuDFOGmTIc1x7KaqqY3ywHA86xcW",
+	"Y1BBwFikG9abmbWaAwXwAGE4Me6jcGwNbGYW9gytWzLWy/GHP/yBnKW2KiNieWZV2Ae8RZ48KZQOhzn1",
+	"iXdkio3DN32CZcONtyjfaOszIidg0bJ5CniOCeVmuOBps+WNtTraxn7hZMonTxBYAALepzRmrqnGj2Bh",
+	"eJD6ABVn4ntDbhO8Xdhd4MqA9eOZd3MYP4BrB6hlz8D5eQNOzDpkgIe5qDYWqWZGsGMmz/3WsH36x0bk",
+	"Pj2KIxJTcDo2Rvt4XKghjMkD6FSmpiIwzApfzt6DRYTX9omHDyIYERZSNq5TD+oqe2YHXkBB8CdPANBI",
+	"bwDM1dTf5fqPMCAfL35oPcuzdLL6F5iQ4JJ3H98WwjBdAhiqMk0SMYEqGSJBfCs1pVzP+mCPROyKReBj",
+	"5YC1Psk9b8YQW0BYahNPM2MPgZvQDY3kNGM0Q2ifAZxGxOiVPSHQElRbxsmeBHamKIhm+T8ImEmOIO3B",
+	"mmfDKGppPswCYCL6iOEAKR7Nuk17tNfZe2x6uwhn2cqe/fCS7O7uPtc9frx4iTsxK9yL5p0zphLYj74h",
+	"0A/vzy8g3lMCBPBJwGax0Idg0XrDFgZgHqPXDMlbor1kC4s1r/kLsoS8EkvuRg+V3pMgDA6BQfT2yBSi",
+	"sWNGVe4Th/VFonKR7vSpgk0AOObC9Yll8o0/vTTkMxZHdMGCPrhwPRMOTvSmCm6j6wGAl+oxjyGERu8L",
+	"ZtFbDrLX6xEvzNsdXrLFMGGaVLw2OUdmT4EBAbg66V1fw3D3rq8RwAsx1vY6XVd3v9d55pK97q7+1z4+",
+	"2HtuduRlPjD0C8DmmCsJQNIxlg9BZjnxji/oRI+CaaaDGNUn49YpVf7UnMAPRxcvX+tD8er47fHFce5y",
+	"wKx02JSFSPXIoFXJGD/Ecc9Dychet0e8OAHCAWv10Aj19kyncqEHidYdIciM8gWJaDKBUxNqWgIjEKF6",
+	"tX3gt0IaijYlNfQOwBrud3aJh5f8cJTKhWUjmlQXrSNAmbPsHEjWRtI+eUJ83Q+TFUzWfoZuouUG18j3",
+	"+t7q/vMf/9PtPSswE4jCyKsBtIetz56LsinGbgjOoPcfkGuYvE4aBCzQC2sHIwmQ54KocMbwRpACngZe",
+	"h/0g3KdLvFLsse4P4Eq9HIoGLh+9QXjp9Ek44ZrD2b0jgQCuoBlGO8PCQRSbUmGThBE/EhIqIiiT4BqF",
+	"PjP5IKiMOKcnF47rQOS4Y3GnRcw4Qo61RTLZMS/taN09D9kEWerow0khjqfvdNrddgesFzHjNA6dvrPb",
+	"7rR3QYdTUxD6dmgc7lx1d2aU0wkLhkjwO/gf/cCkzuzxjs0zAEXXVmz3pEgslhBYuDwi6SKn50OiFRcy",
+	"WpAwaJN3kOMGpR4SBDJujUUUsODQHros4wv1MF/M2IBDJeSQk5FQU7SjyTb5oCWn0YJ4aMrAC1l/RmNG",
+	"Bj8kFV3oPpOE+Up/F7HshCeWmIDd5RFHUJ8EOrKJgjMaoFG5Ddf6RA9NqsLtNBVziCeE42jaRwhImrBD",
+	"Y9cBnCQcrgE9YjTRrAMpCikkE99OAqfvRKFURxNTIjmmCZ0xBUURPtWj+wiid4SMFocZ0q2EEgVgEcti",
+	"zGRNNW2wRV9TrZ5r/Q+11FA3DTKQjSbrO7oHqwPQclnPUhhZKQzSfmnaLReGNqOpdXctI0H7mOMGiZXM",
+	"fiqPnkq/YfCwrQ2j160Vxo2NwJebDAyKjhfoGEMFFUM0dmBQPkTHSzFjc6CNkBNEyw0hTdQq62FlL7IE",
+	"itrdABoqzWhNiPjqodsEAYvZWxpJAeOybizlXc3Gs0qFzuFEb5rwfXKy3wE7sbPBg2ik3eRJNBpv8uQF",
+	"GFFvPucJJcAte51OJYKgmPj/d5MobNYQUzpmsVo0LYx9cOdYPwWRMaC8b7SaecE30MGXzWPAu7TKNsEk",
+	"uRvX2cPx1zWbzXPnBQ3MLY+vdNe/8pFTo2eyQL+0v0k/J1oP4zTCF3Y36sXiseI6pbMZBCY6b6EAk+Wd",
+	"ik5kFokknc83rhPX2tLOUa5GCcRW6EA524b9dtsEToytVAaKL5psUGhHVItYP65viWLasokkL4DP0oQN",
+	"uOGRRDJNcIpFizZ5oUVisNiT7gE5DV/UXRD4IkZdLd0Qawi6IL6/YQtD2bDJuustiXqcYuRivgFHJWsL",
+	"5SQv3AOqPZSJgouQgi1GCzJaYNOt2FJlzoyGvFjFv//JedI2/bY5Ay9pMUXqx5OL1x9fYLkmp+9MpvHQ",
+	"sq9KOeoiMyvVG/rkBMKX31thbObHWYe+mOnPulNjcHQoV9NExKG/YyB+peCcqdZe6yBnjMjB4eKxyUvO",
+	"30RK8HsSp1FkdTzguHlZk0wmnIRqmo5gBFom1E841SIhTpKOx99/32l399odIJZKVY5PhS116I9/kaMf",
+	"n72p4in1IZxkZ2binPJZcKGYrGJJ9J3/3oEf2rPAufmszyCgVdAKNbzP9J/CcSlu+SYLerMlK7RIcGWr",
+	"qlZQb+7Mxc2RXcvH84jILQZex79zzkKlMXtqWkEjFAxJ66dNzZvHduCZG9ep093XvVt4J3sFBvpL3SF7",
+	"nb31L70T6geRcnyhu8EdciHEW61B4wv7mwzL5J2y4JQFIb0wsIZ7vd76l9+wxRnYM77FpYgHIrNe112M",
+	"N+5qDXHni039vcHbU19oK/Bc9HmfCJ5ZJA7hLo3CK1a6A22yVZucibmpFZJFFEhrSs/e0HodmJv1JNsD",
+	"fkTQ2mYuWBvjX3Nj4gO3vDHHYOypEwL36kpNwl3/i0pZtzghG9Dsh4JF6gdMYfsGxIvruZJ43XrjRRFc",
+	"yJr8jDTXJn/JrURZajNQpKnkqEkxK0elnypdqh6J2FhhzVRrFUHkSW/AqbzMahTODgmVl1px1V/4EaOJ",
+	"NVCFpQBGVfS8RWJSR8QTphoouN4qgMnXWuHUcpqbyZkBGS0IlDYsa3qfcqFKC1jXcQTlqky0bJ3uh3Mu",
+	"6X1ZzIXVqLM2q4JJMzx8IfpCLUAHHYtkdh9a2Mp0hq94e9/6zv5VX7S/NC/4EVSHVYxgO84O+3YSAGHF",
+	"wOOXw8vQR5C7n6xnJGEI3eZa95FWHQ17OYRCwHifzWhsfV/lynfGBSaZftC4tpSACBkXSpFCGqRWHjFJ",
+	"zliP0LAuOGuTI3SgoJXfjNMCCczAxcRFzvHO7S0Kz6N765KxGKtzSXAtF3ihTzkZYWgNGVH/0gSXLLC8",
+	"jb6E+4Qax6Lmj0/MPx40KjOp37jqET0Qur5kizY5F7qHAa/w1X4OLbmE2GcaBlctoOoZgxtVGeDkhvoz",
+	"5rrehzRwW8U5YTYsKVOFKlojUXNR0Bw1WYBCo8/eRRLGZUXrDSwNIsxpDdslWFEWHW1FjauoN7880Xpf",
+	"kmptuKJD2+3UHGg7PmiLKH4N9etbsW+DcxrqEzX/ffLyO4iEv6y+9YtrT+jKvSftaUcWIDdvf1mtsmIW",
+	"Edz0DYRioLSqmHH3oguzTzJIjUOyDKlhUX70BTAB1tMmJl7WumYHHK6IJJxMFaFzuuiba4KGqhCcW4CU",
+	"Q3g9clH4NufsDQJ7DgY64AUW/0xz+MMseifzFo/0mJotpxYt5pvaTjOHgGXNN9bNG5TuhXqGXXAJ/xBe",
+	"4wqkYRRsYy0rI1TdGI59d/uYqTGxkkdngD3bjraJTxtScjOCrrDpB9PXv6Lp632Mxa6zA295d+5+3o57",
+	"W6yGRgsYyN1wHCPhX6LpwCKfEC3PFuvAfyezaFWRZBJvqAiNImwAg7tpUbtoE0zX12K+lbK5UANODSBF",
+	"VRmoN4jpZzFNfo054cLCBB1WRlgNsOMCoFTrx1ByKXe6z3d7fudpi3ZG3dZTv9drPQ92d1t7bH980Hna",
+	"fdZ7vtvk+rYIIFs6v29v5NuWBwYFMIXVPLAEvbAFJ6y89yC3/lZMmQrCxg1YIORGL0uV+PNdrRm1AuJR",
+	"HDMeyBz46ztp2JSxQFaZUpX1aJUfwA8A+MBdxjs4eZVjHLiEIj7CKGH00hYCH3Dbc1a7RyXhbMYCMGjA",
+	"aCBZwAwJcYUBLcHm3jAthiL6TpEHrmB/A/5jeMWaMajKyFGHVkQu4x71CaboIb9DtKEovGLSFB/iheoW",
+	"ZTG112SIwCE3cOFfUhgNud6pktyZ+4yPMAq4AmHfznnyheBYbqCCE4X1kyADNEOOytrPoZw2uw5utmSQ",
+	"Bqzs69gh1DYsPgOKutUMtmHxlnIzws6yIPTeBFgzvwTL9eBMfpCot7rEkCi1TA0MUImVd1izbJ0J4JvF",
+	"HpuyGlUU6+XAWWvm3pqf/hrCDOuDNMsly7MrBqTvQk5LgP7vToOo/Wy8y1pP/T3aej7qBq3e+GC8P+6M",
+	"90fdboOoXUD7zrnW2kzG1VPIg2TRAFUNekXE1FrBPwMS38ZcYAH8f9URnEWE5DUxnHYhf/9RnDI/yFsp",
+	"7fahnS95dvvKoJXjTCS2NkoOMiWEyUPGCF6wLingD1sm5BoT60xcmcQsY0F1C9UyIDuFKf2mRMNnIuYD",
+	"biTiQshLJcKFZNel6mOMC6TP2njSolG119nDNK3m6Jfc6rltFMvv0Zds40pW24ZWhJZkJvaiik2Ouc0t",
+	"qWxSNXqpLrqjcYd+c2bY9u88CGEd1Wwnepg1Bd19S8a2A8gU23uTil02mQsyxlgsgkUyriVEJG21tkNb",
+	"ZwRdTZrUtXyC2ZplVKoMocUldKxYQnY7BJxTeVWkWlVZzxOQae5FUb6b+odoICV1NvsONMwtnM/mvZrz",
+	"ZHGUKS6cVuNML4doiiDhmHCtkyeUG3x6KyjbZLwHL8hGOtuvX+3SG790GAvsx4JLbS8b7UA2bLMidlGq",
+	"rIKps5GYtMmLRRacRE3wYgucwfgMFj411jJ0J+OBN6XXpEhcqC1KBMfQYJCTIHdTxIy7Az62tWaDgrSj",
+	"hOgTLwz6WY4j9PedJJ5kP3ku8eCz/llJqM/qEi+giva9/GkbtQUGSjEGmIQ2OYKwSMbVgEMVF5xLsiDd",
+	"fSLRGjplNFEjRhWYFc+YTGfWpf6WStU61q23Tl555BGVZJSIudQ8MBBY/gxWwEOXNR4wKMYDuLK2Aowp",
+	"4V4qDOMLKBU5D30MfE7wXSUEkZGYaz18LCL9VyhJEEpfcM58ZWSRBIZZSF2d0wUGfOFLBnwsCxXIgCNA",
+	"7TD1xeq4Mu7x8dUmyaqgCCKtWUyDCbieE9y4HA++4xawUUoa4l6vQVXVy1qf4dlZU1p1GUyt7gBAPjIM",
+	"s2BTY1i5dXl0uLP58EqUUa9O325oXmXjaGHbxBhN45iSHJZV7RVBvUgS9YtZj8u/PK5TIZXdazCuZ8Ny",
+	"iR/RWYzZ/IAP0KmYLHqdTv3ALJBdzbjgnaXluvtNHxvMseyaR9zETzmAosV0y2VuQF36CfGAAbnT6XV6",
+	"B61ut9Xbveh2+h39v3an0/nPAsolBPjl1hQjRZvG9USmVA5nIsm3DlD8kO773S0EDiBDAIWEgBN2rfAC",
+	"MIWql72ZkaLrrR5X24Xc2efrdQgYSOYSJxUmRQ1E5UNkdC4e/IC8n1YvalkvIfySCkoBue/+VZRzI1fk",
+	"qgktKh0mWtqoG1qYKMbA9To9LUFjwsdoQbwPCRuzpG9ARoIWlQvue22CFRWBj5mZDXiSojssF2kQiMZE",
+	"zCGSBETCGYDeQwNEUS2wmtuUsrg51yTIZjVbCy8M+FxcMsAWgzlbASo0xZ2hEmpBApDZk5Dfzw2OShEn",
+	"0Bbf1CuDgGv4gqnYnz+IYwFrU8dFZxJiveAPFiMNwFQydGYRsKhvkCtDPhZtZmDAtJwnRZvs622QA25r",
+	"BaI7FUS/wjimgHEYRkaimYdRZGsMptwiFI2YTxHUPo9kLGAs2JJdh+iI9t4KZP2eFcWwIHeoSnHku43u",
+	"W8l4YHFv1wg/XpmmciSjTs8SZZu8BwqKgQoZ9xkmDiAUzRI8RKE5p0HsQHpujpTZv02kjJnw3X3OGcJr",
+	"drmabz5ZMH7MZApl5luPQ1+lCftz7neAB/WoETonv6Kd8C8v3p/NO29+nIjvAXozCKnNdQ5ndMJ2YqjS",
+	"ZoUZKtnBXiEHCZ4xyc22NkA20uL4ADIMhpenvpNA/Hkbj7VZ1K+ZugyouWsv8gzGeduhN13mZZsPBhmb",
+	"otc3rpaMtpwG2pnWzgMsRZtPwjzePINQGgvXISmwjVDmaTkmYQbQEMtGF/v8mjLBBio0H3D1bH4Dm8s2",
+	"7jG9v5UIkqAgzAJ0oXXwGeRGp//pcwb86hTxNLG1jL1gnMizccfvjjtsm5NlwGKXt/adQMhf2+ujAjLj",
+	"Y2tNy4bSz6CV8nkAzjKs1fMt18oU+K6uVIZUYUsb1y5TXqkjYNcWSzCvBo5Wgwxs/KuuYdk0VISrXl2e",
+	"nDzyynP1Hrd/C8EWe73nt2FXdXuthBjOKF8Mka0MQX9v2vKizKhXd7dXsrd/1T3e7RmjvuFTmd8rQVjH",
+	"kE/II692OnpXS5ywgDFYV8kZEaWVgHZreWGu29/cTsvqbR0Yl+GA1+5iBSt85QZWCseSIE0ssqkx5n7d",
+	"kwoXWaMM3a9BPi+X2a2RpK26MwuDIGKPIW+1hlEinL2lHNQWDKZwaIqFEB9A0URCfJFGWXEoUHZMid2v",
+	"dKXeUfUGYFBqWdv9WOTNq8PcJPO1VecovGTEM/16ZU3aQsbm9jzUDEHllsuWf2lK2AI9tU1tAyK4C1Z+",
+	"d8AN0YxFMkMEBnjLWMWN2wAClVG5xnZKVQ/gm2LpA/giq39AMnIvq8cDvqwf9+uhcZegeYsmdoUKJ04T",
+	"joheTCxnoK86O6NyGPAKRRLm3KhK/lIa2W9Bzfn1GiwL7iOy3nvkPAjzD8L8gzD/IMw/CPO3FubvUW6D",
+	"k5Zd7/IeoyuyV1fFVxRrjbhEREEW+t7HyhV6PN/JbLRm+1LJEj1yF70adTFWNt3UVhhsk7+KBAGqBryg",
+	"DAT6VGexikqINjmZwfHWtBGFUhkLv0gVQsaQgCrahF99mnOs314Y/t39xnlI73pLZf7oFvbKcnm/NUHj",
+	"lgQffKZFBnCmKb4cf/3tvaUJA1Xi66h8P0K2IiUeSjyV6nGaA3j5jYA5Yqj69y00slJsFmc57BLx+ous",
+	"C5QoBG3EeHcsCaK/yeLhtaBcCinVo5C2GGLVBpGFlkLyD8CKGHC94gjr+JBZy3tF+7gTVyhgvzyAY3yD",
+	"sNCtRftiHP1qTQgojWI1vbVSnynJAt4ieBFQ4cLIJJpku/RLifvlOASrLsG/TbIZGPxsRsMjr2Hutxb8",
+	"f/Xht2c4ydtDidRze6lE/JVj93ONznDKw6UIFGT8WRTCyzJDr81iAqHwksXKxGkYIsDQ1Gq2QJF/a1Zf",
+	"zmuieWCvjfPI4kyykBCbZFNvPBPxA4/PeXxW/vYh7v+3z3jOlYjvm+uAOr/zxYSe3jQqphgG5mYHWiQ5",
+	"bS3lrl1YD9adTs+3ie743WerNVsz7qDbuKvL3hr0mLxEeE1O+nN6MGo9DXrd1jO6v9/q+r3RLt0L9tnB",
+	"2Ma0Qb2JLKItr4xb9htsAwZV1MkMUMEq04zBLnG1tpFZZRqwB7C1f02Tx1dMj9fLulFyPKz/v0BqvKWz",
+	"Osyo1QWOELXDOGAz0l6udXSiMoAmMkulygvSGlAnC/pmm0SIJpdwkWjFBlCiNkRBMqCc3x4FKUP3qwFB",
+	"+jERaUxGCy350rZTJcPXYk7mDBD9wQ47y3nWGYsYlYxgJZ1tYYy28ZV2bzvf9RhG2x7XRikViOVft5bN",
+	"A5pQbWkapIs1CEL43c4Xixy2thSNYXamFA0EaxTYXpscFar+ltDxsfK2wccHdxC7xqwBxKNT4SxHhM7w",
+	"8jA7A2t6uPCawa0LJYkjqpkuu1Ztsm3ZmltyxoeyNb+CsjXNhL0KWsQiJFaq1tRihpj272q2+EZXwR1B",
+	"SX/HACPNdLOlxqZfvI8iJ7Rc4oRuUH0EqpTYwsiWr2boowXE4hKjNda+Oc2hQxY5umclO6u3usjHffDO",
+	"ewuna5ImoUg2rEulKOS2wuLXrL3xLYXFBwzjf+3aG7cTD3cMr2q27xxDeKZVezPGBE6IKQ0qNh/iIU8J",
+	"hlTZ3C/jtbBN2LrxK+xDf7GDejATfSMzkSWLh3CY5dLZmex5lZPpPYog+rhOGY3U9OfGQ9nrdAikl/CJ",
+	"KTqm9SufSZNqILML0s1xGkNFAobo5g2C8mvo9u6Ssrgsw1hb/A9x6biOWTWn73Ta3XZnmwvcjK/hKrQr",
+	"EEpCo/CKtXH3mJ8moT5Pnz6X9/KKcSaLm4erbjimiBmncdi282vURArfZOizRx9OcmgATP4gVzQKNWvM",
+	"9wYzJOos5ROm3seMH304+ffz9+/uQXWxAVPZnpjpOX1nt91pL0GH0wBvURp9SPTQVKgbKkHbiNHfmV/L",
+	"SI44MaMn0DgJhJ/OoMTjqh250CtnH9Vkbea+cnsWdBat3J4p5UHLVhHFDHhIqCltsOdWUlvM2q7amb8d",
+	"nb7dbmfsWFftjN2YPrH7sjI362stvZlc7dJDZNxq3hSac2BI36ecBFiqcS6SSy2lAtwFhMeOqGRZIhXl",
+	"QSbJKiKnKcRSkEDMebkcll7iREQRS6CiVZJyyJky1fwgfT706SHivOODHlEsikAkQRgSxGUkU5awhlqy",
+	"Z4wGoeESd8YWoMFiSdXBkWnZB3qaOK5j18TyywlVbE71LvmCj8NJivXhM6aKDW/BRfNJ1RDQGVQeK9yV",
+	"21R1EXPePEMTO1+eYcoTRv2piQpbN1VNE/c73Xe2xdXno0gHy2ei/OIXZ0alYskbBs1oeRCPQX3hoOyU",
+	"aF6TJpHTd3ZAiDT91LqpoPAyLBDsBuQq+CIARDywJbQrEOWyxhd9xlKpFx4SVpLUV7lxlyYstyYoYRot",
+	"WYHblXpDdT0Uw6Rkhn0DjbkYsx9C6SmbPIu1zPVZLzRugziWmz9nHKacZdnokZbq+mG2QlYBZUrjmJWG",
+	"nrn5l1u3AoILBBIiDJABdm2489vkiAu+mIm02IchlJvPN/8vAAD//w==",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

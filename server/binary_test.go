@@ -204,12 +204,12 @@ func must[T any](t *testing.T, what string, v *T, res *http.Response, body []byt
 
 func (s *server) open(agent client.AgentCreate, sess client.SessionCreate) string {
 	s.t.Helper()
-	a, err := s.api.CreateAgentWithResponse(s.t.Context(), agent)
+	a, err := s.api.CreateAgentWithResponse(s.t.Context(), nil, agent)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	id := must(s.t, "create agent", a.JSON200, a.HTTPResponse, a.Body, err).ID
-	o, err := s.api.CreateSessionWithResponse(s.t.Context(), id, sess)
+	o, err := s.api.CreateSessionWithResponse(s.t.Context(), id, nil, sess)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -123,7 +123,7 @@ func (d *demoRun) converse(ctx context.Context) error {
 	if d.api, err = client.NewClientWithResponses(d.url, client.WithRequestEditorFn(d.authorize)); err != nil {
 		return err
 	}
-	agent, err := d.api.CreateAgentWithResponse(ctx, client.AgentCreate{
+	agent, err := d.api.CreateAgentWithResponse(ctx, nil, client.AgentCreate{
 		Model: "demo/echo", Name: nullable.NewNullableWithValue("demo"),
 		Prompt: nullable.NewNullableWithValue("You are a helpful coding agent."),
 		SandboxFiles: nullable.NewNullableWithValue([]client.SandboxFileCreate{
@@ -137,7 +137,7 @@ func (d *demoRun) converse(ctx context.Context) error {
 		return fmt.Errorf("create agent: %s: %s", agent.Status(), agent.Body)
 	}
 	d.say("agent   %s (%s, model %s)", agent.JSON200.ID, agent.JSON200.HarnessID, agent.JSON200.Model)
-	sess, err := d.api.CreateSessionWithResponse(ctx, agent.JSON200.ID, client.SessionCreate{Title: nullable.NewNullableWithValue("demo")})
+	sess, err := d.api.CreateSessionWithResponse(ctx, agent.JSON200.ID, nil, client.SessionCreate{Title: nullable.NewNullableWithValue("demo")})
 	if err != nil {
 		return fmt.Errorf("open session: %w", err)
 	}

@@ -233,25 +233,52 @@ func TestARealHarnessUsesItsToolAndWhatTheAgentCarries(t *testing.T) {
 	s := newServer(t, storetest.KindSQLite)
 	agent := demoAgent()
 	agent.SandboxFiles = nullable.NewNullableWithValue([]client.SandboxFileCreate{{Name: "n", SandboxPath: "~/notes.md", Content: []byte("from the agent")}})
-	id := s.open(agent, client.SessionCreate{EnvVars: nullable.NewNullableWithValue(map[string]string{"SESSION_SECRET": "session-canary"})})
+	agents, sessions := s.skill("Release: \"notes\"", "Group by area."), s.skill("Émile", "Write in French.")
+	agent.SkillIds = nullable.NewNullableWithValue([]string{agents})
+	id := s.open(agent, client.SessionCreate{
+		EnvVars:  nullable.NewNullableWithValue(map[string]string{"SESSION_SECRET": "session-canary"}),
+		SkillIds: nullable.NewNullableWithValue([]string{sessions}),
+	})
 	s.await(id, client.SessionStatusReady)
-	m := s.say(id, `RUN: cat ~/notes.md; echo " $AGENT_SECRET $SESSION_SECRET $FROM_OPERATOR ${GIT_TOKEN-none} ${MASTER_KEY-none} ${ENCRYPTION_KEY-none}"`)
-	var tool *client.MessagePart
-	for i := range m.Parts {
-		if m.Parts[i].Type == "tool" {
-			tool = &m.Parts[i]
+	m := s.say(id, `RUN: cat ~/notes.md; tail -n 1 ~/.claude/skills/*/SKILL.md; echo " $AGENT_SECRET $SESSION_SECRET $FROM_OPERATOR ${GIT_TOKEN-none} ${MASTER_KEY-none} ${ENCRYPTION_KEY-none}"`)
+	for _, want := range []string{
+		"from the agent", "release-notes/SKILL.md <==\nGroup by area.\n", "emile/SKILL.md <==\nWrite in French.\n",
+		" agent-canary session-canary operator-canary none none none",
+	} {
+		if out := output(m); !strings.Contains(out, want) {
+			t.Errorf("tool says %q", out)
 		}
 	}
-	if tool == nil || *tool.Status != "completed" || strings.TrimSpace(*tool.Output) != "from the agent agent-canary session-canary operator-canary none none none" {
-		t.Fatalf("tool part = %+v", tool)
+	for _, want := range []string{
+		"prompt-canary\n\n<!-- skill:" + agents + " -->\nGroup by area.\n\n<!-- skill:" + sessions + " -->\nWrite in French.",
+		"<name>release-notes</name>", "<description>Release: \"notes\"</description>", "<name>emile</name>", // opencode's own list
+	} {
+		if !slices.ContainsFunc(s.gateway.Requests(), func(r demo.Request) bool {
+			return slices.ContainsFunc(r.Messages, func(m demo.Message) bool { return m.Role == "system" && strings.Contains(m.Text, want) })
+		}) {
+			t.Errorf("%q did not reach the model", want)
+		}
 	}
-	if !slices.ContainsFunc(s.gateway.Requests(), func(r demo.Request) bool {
-		return slices.ContainsFunc(r.Messages, func(m demo.Message) bool {
-			return m.Role == "system" && strings.Contains(m.Text, "prompt-canary")
-		})
-	}) {
-		t.Error("the agent's prompt did not reach the model")
+}
+
+// skill creates one and returns its id.
+func (s *server) skill(name, content string) string {
+	s.t.Helper()
+	r, err := s.api.CreateSkillWithResponse(s.t.Context(), nil, client.SkillCreate{Name: name, Content: content})
+	if err != nil || r.JSON201 == nil {
+		s.t.Fatalf("create skill: %v", err)
 	}
+	return r.JSON201.ID
+}
+
+// output is what the last tool of a message said, empty if it did not complete.
+func output(m client.Message) (out string) {
+	for _, p := range m.Parts {
+		if p.Type == "tool" && *p.Status == "completed" {
+			out = *p.Output
+		}
+	}
+	return out
 }
 
 func TestARestartedSessionGoesOnWithItsConversation(t *testing.T) {
@@ -264,24 +291,24 @@ func TestARestartedSessionGoesOnWithItsConversation(t *testing.T) {
 	turn := s.post(id, "SLOW: 300 until aborted")
 	s.eventually("first words", 2*time.Minute, func() bool { return count(live.all(), "message.delta", turn) > 0 })
 	begun := time.Now()
-	aborted, err := s.api.AbortTurnWithResponse(t.Context(), id)
+	aborted, err := s.api.AbortTurnWithResponse(t.Context(), id, nil)
 	if err != nil || aborted.JSON200 == nil || !aborted.JSON200.Aborted || s.ended(id, turn).Status != "aborted" {
 		t.Fatalf("abort: %v %s", err, aborted.Body)
 	}
 	t.Logf("aborted after %v", time.Since(begun))
-	if again, err := s.api.AbortTurnWithResponse(t.Context(), id); err != nil || again.JSON200 == nil || again.JSON200.Aborted {
+	if again, err := s.api.AbortTurnWithResponse(t.Context(), id, nil); err != nil || again.JSON200 == nil || again.JSON200.Aborted {
 		t.Errorf("abort without a turn: %v", err)
 	}
-	stopped, err := s.api.StopSessionWithResponse(t.Context(), id)
+	stopped, err := s.api.StopSessionWithResponse(t.Context(), id, nil)
 	if err != nil || stopped.JSON200 == nil || stopped.JSON200.Status != client.SessionStatusDead {
 		t.Fatalf("stop: %v", err)
 	}
 	s.eventually("its processes to end", time.Minute, func() bool { return len(processesWith(t, s.dir+"/s")) == 0 })
-	restarted, err := s.api.RestartSessionWithResponse(t.Context(), id)
+	restarted, err := s.api.RestartSessionWithResponse(t.Context(), id, nil)
 	if err != nil || restarted.JSON200 == nil || restarted.JSON200.Status != client.SessionStatusCreating {
 		t.Fatalf("restart: %v", err)
 	}
-	if twice, err := s.api.RestartSessionWithResponse(t.Context(), id); err != nil || twice.JSON409 == nil {
+	if twice, err := s.api.RestartSessionWithResponse(t.Context(), id, nil); err != nil || twice.JSON409 == nil {
 		t.Errorf("restart while creating: %v %s", err, twice.Body)
 	}
 	if after := s.await(id, client.SessionStatusReady); !equal(after.HarnessSessionID, before.HarnessSessionID) {

@@ -24,8 +24,10 @@ var edges = map[string]struct {
 	"sandbox/harness": {[]string{"gen/sandboxd"}, "a harness speaks in records of the sandboxd protocol"},
 	"sandbox/local":   {[]string{"sandbox"}, "a runtime makes sandboxes and knows nothing of what runs inside"},
 	"sandbox":         {nil, "the contracts of a sandbox stand alone"},
-	"server/api":      {[]string{"server/session", "server/config", "store", "gen", "gen/sandboxd", "openapi"}, "handlers reach sandboxes only through sessions"},
-	"server/session":  {[]string{"store", "sandbox", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
+	"server/api":      {[]string{"server/session", "server/skill", "server/config", "store", "gen", "gen/sandboxd", "openapi"}, "handlers reach sandboxes only through sessions"},
+	"server/session":  {[]string{"store", "sandbox", "server/skill", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
+	"server/skill":    {nil, "skills as text are pure"},
+	"server/bench":    {nil, "the server is measured from outside"},
 	"server/config":   {nil, "configuration stands alone"},
 	"server/demo":     {nil, "the demo gateway is a gateway like any other"},
 }

@@ -1,5 +1,6 @@
-// Command lap is the platform: `lap serve` runs the server, `lap demo` shows it working, and `lap sandboxd` is what the local
-// runtime starts inside a sandbox. This package wires the parts together and owns nothing else.
+// Command lap is the platform: `lap serve` runs the server, `lap demo` shows it working, `lap rekey` seals stored secrets with a
+// new key, and `lap sandboxd` is what the local runtime starts inside a sandbox. This package wires the parts together and owns
+// nothing else.
 package main
 
 import (
@@ -27,6 +28,8 @@ const usage = `Usage: lap <command> [flags]
               --stop-sandboxes  end all sandboxes when the server ends; they go on otherwise
   demo      from nothing to a conversation with a real coding agent, then leave the server running
               --once            end instead
+  rekey     seal all stored secrets with the first key of ENCRYPTION_KEY, and say which of the others
+            are still needed; stop the server first unless DATABASE_URL is set
   version   print the version
 `
 
@@ -63,6 +66,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return serve(ctx, args[1:], environ, stderr)
 	case "demo":
 		return demonstrate(ctx, args[1:], environ, stdout, stderr)
+	case "rekey":
+		return rekey(ctx, args[1:], environ, stdout, stderr)
 	case "version", "--version":
 		_, err := fmt.Fprintln(stdout, versionString())
 		return err

@@ -129,7 +129,7 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 		_ = listener.Close()
 		return nil, err
 	}
-	p.listen(listener, handler)
+	p.listen(api.Limit(listener, p.connections()), api.NewServer(handler))
 	if err := p.listenMetrics(ctx, registry); err != nil {
 		return nil, err
 	}
@@ -199,14 +199,31 @@ func (p *platform) handler(c *session.Controller, registry *prometheus.Registry,
 	return mux, nil
 }
 
-func (p *platform) listen(l net.Listener, h http.Handler) {
-	s := api.NewServer(h)
+func (p *platform) listen(l net.Listener, s *http.Server) {
 	p.http = append(p.http, s)
 	p.servers.Go(func() {
 		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 			p.failed <- err
 		}
 	})
+}
+
+const (
+	spareFiles         = 256 // for the database, the sandboxes and the files of the data directory
+	metricsConnections = 32
+	metricsTimeout     = 30 * time.Second
+)
+
+// connections is how many clients may be connected without the process running out of files.
+func (p *platform) connections() int {
+	n := p.cfg.MaxConnections
+	var files unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &files); err != nil || files.Cur >= uint64(n)+spareFiles {
+		return n
+	}
+	room := max(int(files.Cur)-spareFiles, 1)
+	p.log.Warn("the limit of open files allows fewer connections than MAX_CONNECTIONS", "open_files", files.Cur, "connections", room)
+	return room
 }
 
 func (p *platform) listenMetrics(ctx context.Context, registry *prometheus.Registry) error {
@@ -219,7 +236,9 @@ func (p *platform) listenMetrics(ctx context.Context, registry *prometheus.Regis
 	}
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	p.listen(l, mux)
+	p.listen(api.Limit(l, metricsConnections), &http.Server{
+		Handler: mux, ReadTimeout: metricsTimeout, WriteTimeout: metricsTimeout, MaxHeaderBytes: 16 << 10,
+	})
 	return nil
 }
 

@@ -31,46 +31,49 @@ type AgentConfig struct {
 	Branch       *string // nil: never set
 	PfpURL       *string
 
-	MCPServers       []string
-	AllowOut         []string
-	DenyOut          []string
-	AttachedSkillIDs []string
+	MCPServers []string
+	AllowOut   []string
+	DenyOut    []string
 
 	// EnvVars are clear here and sealed in the database, bound to the agent.
 	EnvVars       map[string]string
 	Files         []File
+	Skills        []AttachedSkill // in the order of their blocks in Prompt
 	IdleTimeoutMs *int64
 }
 
 type agentRow struct {
-	ID        string
-	Version   int32
-	HarnessID string
-	CreatedAt int64
-	UpdatedAt int64
-	DeletedAt *int64
+	ID           string
+	Version      int32
+	HarnessID    string
+	NameUp       string
+	NameDown     string
+	SessionCount int64
+	CreatedAt    int64
+	UpdatedAt    int64
+	DeletedAt    *int64
 }
 
 func (agentRow) TableName() string { return "agents" }
 
 type versionRow struct {
-	AgentID          string
-	Version          int32
-	Model            string
-	Name             *string
-	Prompt           *string
-	Requirements     *string
-	RepoURL          *string
-	Branch           *string
-	PfpURL           *string
-	McpServers       string
-	AllowOut         string
-	DenyOut          string
-	AttachedSkillIDs string `gorm:"column:attached_skill_ids"`
-	EnvSealed        []byte
-	Files            string
-	IdleTimeoutMs    *int64
-	CreatedAt        int64
+	AgentID       string
+	Version       int32
+	Model         string
+	Name          *string
+	Prompt        *string
+	Requirements  *string
+	RepoURL       *string
+	Branch        *string
+	PfpURL        *string
+	McpServers    string
+	AllowOut      string
+	DenyOut       string
+	Skills        string
+	EnvSealed     []byte
+	Files         string
+	IdleTimeoutMs *int64
+	CreatedAt     int64
 }
 
 func (versionRow) TableName() string { return "agent_versions" }
@@ -81,12 +84,13 @@ type joinedRow struct {
 	HarnessID      string
 	AgentCreatedAt int64
 	SessionCount   int64
+	SortKey        string
 	HasActive      bool
 }
 
 const (
 	joinedColumns = `v.agent_id, v.version, v.model, v.name, v.prompt, v.requirements, v.repo_url, v.branch,
-		v.pfp_url, v.mcp_servers, v.allow_out, v.deny_out, v.attached_skill_ids, v.env_sealed, v.files,
+		v.pfp_url, v.mcp_servers, v.allow_out, v.deny_out, v.skills, v.env_sealed, v.files,
 		v.idle_timeout_ms, v.created_at, a.harness_id, a.created_at AS agent_created_at`
 	currentAgent = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
 		WHERE a.id = ? AND a.deleted_at IS NULL`
@@ -112,6 +116,7 @@ func (s *Store) CreateAgent(ctx context.Context, a *Agent) error {
 		return fmt.Errorf("create agent: %w", err)
 	}
 	row := agentRow{ID: id, Version: 1, HarnessID: a.HarnessID, CreatedAt: version.CreatedAt, UpdatedAt: version.CreatedAt}
+	row.NameUp, row.NameDown = nameKeys(a.Name)
 	err = s.InTx(ctx, func(s *Store) error {
 		if err := s.putFiles(ctx, agent.Files); err != nil {
 			return err
@@ -157,44 +162,10 @@ func (s *Store) oneAgent(ctx context.Context, id, query string, args ...any) (Ag
 	return s.agent(rows[0])
 }
 
-// MarkAgentDeleted makes the agent invisible and unusable for new sessions.
-// Its versions and sessions stay.
-func (s *Store) MarkAgentDeleted(ctx context.Context, id string) error {
-	if !validID(id) {
-		return fmt.Errorf("delete agent: %w", ErrNotFound)
-	}
-	t := now().UnixMilli()
-	err := s.exec(ctx, func(db *gorm.DB) error {
-		res := db.Exec("UPDATE agents SET deleted_at = ?, updated_at = ? WHERE id = ? AND deleted_at IS NULL", t, t, id)
-		if res.Error == nil && res.RowsAffected == 0 {
-			return ErrNotFound
-		}
-		return res.Error
-	})
-	if err != nil {
-		return fmt.Errorf("delete agent: %w", err)
-	}
-	return nil
-}
-
 func (s *Store) newVersionRow(a Agent) (versionRow, error) {
-	row := versionRow{
-		AgentID: a.ID, Version: a.Version, Model: a.Model, Name: a.Name, Prompt: a.Prompt, Requirements: a.Requirements,
-		RepoURL: a.RepoURL, Branch: a.Branch, PfpURL: a.PfpURL, IdleTimeoutMs: a.IdleTimeoutMs, CreatedAt: a.UpdatedAt.UnixMilli(),
-	}
-	for _, list := range []struct {
-		column *string
-		values []string
-	}{{&row.McpServers, a.MCPServers}, {&row.AllowOut, a.AllowOut}, {&row.DenyOut, a.DenyOut}, {&row.AttachedSkillIDs, a.AttachedSkillIDs}} {
-		if err := encode(list.column, append([]string{}, list.values...)); err != nil {
-			return row, err
-		}
-	}
-	if err := encode(&row.Files, fileRefs(a.Files)); err != nil {
+	row, err := columnsOf(a)
+	if err != nil || len(a.EnvVars) == 0 {
 		return row, err
-	}
-	if len(a.EnvVars) == 0 {
-		return row, nil
 	}
 	env, err := json.Marshal(a.EnvVars)
 	if err != nil {
@@ -202,6 +173,27 @@ func (s *Store) newVersionRow(a Agent) (versionRow, error) {
 	}
 	row.EnvSealed = s.keyring.Seal(env, []byte(a.ID))
 	return row, nil
+}
+
+// columnsOf is the row of a version without its environment. Equal
+// configurations have equal columns.
+func columnsOf(a Agent) (versionRow, error) {
+	row := versionRow{
+		AgentID: a.ID, Version: a.Version, Model: a.Model, Name: a.Name, Prompt: a.Prompt, Requirements: a.Requirements,
+		RepoURL: a.RepoURL, Branch: a.Branch, PfpURL: a.PfpURL, IdleTimeoutMs: a.IdleTimeoutMs, CreatedAt: a.UpdatedAt.UnixMilli(),
+	}
+	for _, list := range []struct {
+		column *string
+		values []string
+	}{{&row.McpServers, a.MCPServers}, {&row.AllowOut, a.AllowOut}, {&row.DenyOut, a.DenyOut}} {
+		if err := encode(list.column, append([]string{}, list.values...)); err != nil {
+			return row, err
+		}
+	}
+	if err := encode(&row.Skills, append([]AttachedSkill{}, a.Skills...)); err != nil {
+		return row, err
+	}
+	return row, encode(&row.Files, fileRefs(a.Files))
 }
 
 func (s *Store) agent(joined joinedRow) (Agent, error) {
@@ -220,7 +212,7 @@ func (s *Store) agent(joined joinedRow) (Agent, error) {
 		into any
 	}{
 		{row.McpServers, &a.MCPServers}, {row.AllowOut, &a.AllowOut}, {row.DenyOut, &a.DenyOut},
-		{row.AttachedSkillIDs, &a.AttachedSkillIDs}, {row.Files, &refs},
+		{row.Skills, &a.Skills}, {row.Files, &refs},
 	} {
 		if err := json.Unmarshal([]byte(col.text), col.into); err != nil {
 			return Agent{}, fmt.Errorf("read agent %s: %w", row.AgentID, err)

@@ -2,7 +2,10 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"gorm.io/gorm"
 )
@@ -15,38 +18,36 @@ type AgentPage struct {
 	Next  *Key
 }
 
-// AgentRow is an agent in a list. HasActive: one of its sessions is creating or
-// ready.
+// AgentRow is an agent in a list. SessionCount is the number of sessions ever
+// created. HasActive: one of its sessions is creating or ready.
 type AgentRow struct {
 	Agent
 	SessionCount int64
 	HasActive    bool
 }
 
-// EXISTS instead of LIMIT 1 would let Postgres read all live sessions at once.
-const listedColumns = joinedColumns + `,
-	(SELECT count(*) FROM sessions s WHERE s.agent_id = a.id) AS session_count,
-	(SELECT 1 FROM sessions s WHERE s.agent_id = a.id AND s.status IN ('creating', 'ready') LIMIT 1) IS NOT NULL AS has_active`
-
-// ListAgents returns a page of the agents that are not deleted. Its cost does
-// not grow with their number, except for the total and the offset.
-func (s *Store) ListAgents(ctx context.Context, p PageRequest) (AgentPage, error) {
+// ListAgents returns a page of the agents that are not deleted and match q. Its
+// cost does not grow with their number, except for the total, the offset and a
+// search. p.After must satisfy q.Holds.
+func (s *Store) ListAgents(ctx context.Context, q AgentQuery, p PageRequest) (AgentPage, error) {
+	if p.After != nil && !q.Holds(*p.After) {
+		return AgentPage{}, errors.New("list agents: the key is not of this order")
+	}
 	var page AgentPage
 	var rows []joinedRow
 	err := s.query(ctx, func(db *gorm.DB) error {
-		list := db.Table("agents a").Select(listedColumns).
-			Joins("JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version").
-			Where("a.deleted_at IS NULL")
-		if err := p.apply(list, "a").Find(&rows).Error; err != nil || !p.Total {
+		list := q.page(p)
+		if err := db.Raw(list.sql, list.args...).Scan(&rows).Error; err != nil || !p.Total {
 			return err
 		}
 		page.Total = new(int64)
-		return db.Table("agents").Where("deleted_at IS NULL").Count(page.Total).Error
+		count := q.count()
+		return db.Raw(count.sql, count.args...).Scan(page.Total).Error
 	})
 	if err != nil {
 		return AgentPage{}, fmt.Errorf("list agents: %w", err)
 	}
-	rows, page.Next = cut(rows, p, func(r joinedRow) Key { return Key{CreatedAt: fromMillis(r.AgentCreatedAt), ID: r.Version.AgentID} })
+	rows, page.Next = cut(rows, p, q.keyOf)
 	page.Rows = make([]AgentRow, 0, len(rows))
 	for _, row := range rows {
 		a, err := s.agent(row)
@@ -58,19 +59,90 @@ func (s *Store) ListAgents(ctx context.Context, p PageRequest) (AgentPage, error
 	return page, nil
 }
 
-// LiveSessionsOfAgent returns the ids, sorted, of the agent's sessions that are
-// creating or ready.
-func (s *Store) LiveSessionsOfAgent(ctx context.Context, agentID string) ([]string, error) {
-	ids := []string{}
-	if !validID(agentID) {
-		return ids, nil
+// AgentSort is what agents are sorted by; ties by id.
+type AgentSort string
+
+// The ways to sort agents. Names compare case-folded; agents without a name
+// come last, up and down.
+const (
+	ByCreated  AgentSort = "created_at"
+	ByName     AgentSort = "name"
+	ByHarness  AgentSort = "harness_id"
+	BySessions AgentSort = "sessions" // number of sessions ever created
+)
+
+// AgentQuery says which agents are listed, and in what order. The zero value is
+// all of them, newest first.
+type AgentQuery struct {
+	Sort AgentSort // empty: ByCreated
+	Asc  bool
+	// Search matches agents with this text, in any case, in name, id or harness
+	// id. Valid UTF-8 without NUL; empty matches all.
+	Search    string
+	HarnessID string // empty: any
+}
+
+// newest: the order of all other lists too.
+func (q AgentQuery) newest() bool { return q.byCreated() && !q.Asc }
+
+func (q AgentQuery) byCreated() bool { return q.Sort == "" || q.Sort == ByCreated }
+
+// order names the order in keys.
+func (q AgentQuery) order() string {
+	switch {
+	case q.newest():
+		return ""
+	case q.byCreated():
+		return "created_at asc"
+	case q.Asc:
+		return string(q.Sort) + " asc"
 	}
-	err := s.query(ctx, func(db *gorm.DB) error {
-		return db.Table("sessions").Where("agent_id = ? AND status IN ('creating', 'ready')", agentID).
-			Order("id").Pluck("id", &ids).Error
-	})
-	if err != nil {
-		return nil, fmt.Errorf("list live sessions: %w", err)
+	return string(q.Sort) + " desc"
+}
+
+// Holds reports whether k is a position in this order.
+func (q AgentQuery) Holds(k Key) bool {
+	_, err := strconv.ParseInt(k.Value, 10, 64)
+	switch {
+	case k.Order != q.order() || strings.Contains(k.Value, "\x00"):
+		return false
+	case q.byCreated():
+		return k.Value == ""
 	}
-	return ids, nil
+	return q.Sort != BySessions || err == nil
+}
+
+// column is what is sorted by.
+func (q AgentQuery) column() string {
+	switch {
+	case q.Sort == ByName && q.Asc:
+		return "a.name_up"
+	case q.Sort == ByName:
+		return "a.name_down"
+	case q.Sort == ByHarness:
+		return "a.harness_id"
+	case q.Sort == BySessions:
+		return "a.session_count"
+	}
+	return "a.created_at"
+}
+
+func (q AgentQuery) keyOf(row joinedRow) Key {
+	k := Key{Order: q.order(), CreatedAt: fromMillis(row.AgentCreatedAt), ID: row.Version.AgentID}
+	if !q.byCreated() {
+		k.Value = row.SortKey
+	}
+	return k
+}
+
+// after is the value of column at k, as the database compares it.
+func (q AgentQuery) after(k Key) any {
+	switch {
+	case q.byCreated():
+		return toMillis(k.CreatedAt)
+	case q.Sort == BySessions:
+		n, _ := strconv.ParseInt(k.Value, 10, 64) // Holds has looked
+		return n
+	}
+	return k.Value
 }

@@ -19,7 +19,7 @@ func TestAgentComesBackAsItWasCreated(t *testing.T) {
 		a := store.Agent{HarnessID: "opencode", AgentConfig: store.AgentConfig{
 			Model: "gpt", Name: ptr("n"), Prompt: ptr("p\n"), Requirements: ptr("r"), RepoURL: ptr("https://x/y"),
 			Branch: ptr("b"), PfpURL: ptr("https://p"), MCPServers: []string{"https://m"}, AllowOut: []string{"a", "b"},
-			DenyOut: []string{"c"}, AttachedSkillIDs: []string{"s"}, EnvVars: map[string]string{"K": "v", "É": "<&>\u2028"},
+			DenyOut: []string{"c"}, Skills: []store.AttachedSkill{{ID: "s", Name: "n"}}, EnvVars: map[string]string{"K": "v", "É": "<&>\u2028"},
 			Files: []store.File{
 				{Name: "f", Path: "/tmp/f", ContentType: "t", Content: []byte("\x00bytes")},
 				{Name: "empty", Path: "/tmp/e", ContentType: "t"},
@@ -48,7 +48,7 @@ func TestAgentWithOnlyAModelHasEmptyListsAndNoText(t *testing.T) {
 		if got.Name != nil || got.Branch != nil || got.IdleTimeoutMs != nil {
 			t.Fatalf("%+v", got)
 		}
-		if got.MCPServers == nil || got.AllowOut == nil || got.DenyOut == nil || got.AttachedSkillIDs == nil || got.EnvVars == nil || got.Files == nil {
+		if got.MCPServers == nil || got.AllowOut == nil || got.DenyOut == nil || got.Skills == nil || got.EnvVars == nil || got.Files == nil {
 			t.Fatalf("nil list or map: %+v", got)
 		}
 	})
@@ -107,14 +107,14 @@ func TestDeletedAgentIsGoneButItsVersionStays(t *testing.T) {
 	t.Parallel()
 	storetest.Each(t, func(t *testing.T, s *store.Store) {
 		a := newAgent(t, s)
-		check(t, s.MarkAgentDeleted(t.Context(), a.ID))
+		check(t, s.MarkAgentDeleted(t.Context(), a.ID, nil))
 		if _, err := s.GetAgent(t.Context(), a.ID); !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("get: %v", err)
 		}
-		if err := s.MarkAgentDeleted(t.Context(), a.ID); !errors.Is(err, store.ErrNotFound) {
+		if err := s.MarkAgentDeleted(t.Context(), a.ID, nil); !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("delete again: %v", err)
 		}
-		page, err := s.ListAgents(t.Context(), store.PageRequest{Total: true})
+		page, err := s.ListAgents(t.Context(), store.AgentQuery{}, store.PageRequest{Total: true})
 		check(t, err)
 		if len(page.Rows) != 0 || *page.Total != 0 {
 			t.Fatalf("listed: %+v", page)
@@ -140,7 +140,7 @@ func TestIllFormedIDsAreNotFound(t *testing.T) {
 			_, w := s.GetTurn(t.Context(), sess.ID, id)
 			_, e := s.Events(t.Context(), id, 0, 1)
 			for i, err := range []error{
-				a, v, g, u, w, e, s.MarkAgentDeleted(t.Context(), id),
+				a, v, g, u, w, e, s.MarkAgentDeleted(t.Context(), id, nil),
 				s.Session(t.Context(), id, func(*store.SessionTx) error { return nil }),
 				s.CreateSession(t.Context(), &store.Session{AgentID: id}, nil),
 			} {
@@ -168,7 +168,7 @@ func TestListAgentsPagesByKeyWhileAgentsAreAdded(t *testing.T) {
 		var last *store.Key
 		seen := 0
 		for p := (store.PageRequest{Limit: 10, Total: true}); ; p.After = last {
-			page, err := s.ListAgents(t.Context(), p)
+			page, err := s.ListAgents(t.Context(), store.AgentQuery{}, p)
 			check(t, err)
 			if *page.Total < 25 {
 				t.Fatalf("total %d", *page.Total)
@@ -197,7 +197,7 @@ func TestListOrderIsNewestFirstAndTotal(t *testing.T) {
 		for range 12 {
 			newSession(t, s)
 		}
-		all, err := s.ListAgents(t.Context(), store.PageRequest{Limit: 100})
+		all, err := s.ListAgents(t.Context(), store.AgentQuery{}, store.PageRequest{Limit: 100})
 		check(t, err)
 		if all.Next != nil || all.Total != nil || len(all.Rows) != 12 {
 			t.Fatalf("%d rows, next %v, total %v", len(all.Rows), all.Next, all.Total)
@@ -208,7 +208,7 @@ func TestListOrderIsNewestFirstAndTotal(t *testing.T) {
 				t.Fatalf("row %d is out of order", i+1)
 			}
 		}
-		part, err := s.ListAgents(t.Context(), store.PageRequest{Limit: 3, Offset: 4})
+		part, err := s.ListAgents(t.Context(), store.AgentQuery{}, store.PageRequest{Limit: 3, Offset: 4})
 		check(t, err)
 		if !reflect.DeepEqual(part.Rows, all.Rows[4:7]) {
 			t.Fatal("offset gives other rows")
@@ -234,7 +234,7 @@ func TestListAgentsCountsSessions(t *testing.T) {
 			}
 		}
 		check(t, s.CreateSession(t.Context(), &store.Session{AgentID: idle.ID, Status: "dead"}, nil))
-		page, err := s.ListAgents(t.Context(), store.PageRequest{})
+		page, err := s.ListAgents(t.Context(), store.AgentQuery{}, store.PageRequest{})
 		check(t, err)
 		for _, row := range page.Rows {
 			if n, active := row.SessionCount, row.HasActive; (row.ID == a.ID) != (n == 4) || (row.ID == a.ID) != active {

@@ -58,7 +58,7 @@ func BenchmarkListAgents50(b *testing.B) {
 			benchAgent(b, s)
 		}
 		for b.Loop() {
-			if page, err := s.ListAgents(b.Context(), store.PageRequest{Limit: 50}); err != nil || len(page.Rows) != 50 {
+			if page, err := s.ListAgents(b.Context(), store.AgentQuery{}, store.PageRequest{Limit: 50}); err != nil || len(page.Rows) != 50 {
 				b.Fatal(len(page.Rows), err)
 			}
 		}

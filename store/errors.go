@@ -27,6 +27,11 @@ var (
 	ErrUnavailable = errors.New("database unavailable")
 	// ErrLeaseLost means that another process leads now; nothing was written.
 	ErrLeaseLost = errors.New("lease lost")
+	// ErrKeyReused means that an idempotency key was used with another body. The text is
+	// safe to show to callers.
+	ErrKeyReused = errors.New("this Idempotency-Key was used with another body")
+	// ErrInUse means that another process has the SQLite file open.
+	ErrInUse = errors.New("in use by another process")
 	// ErrAgentGone means that the agent of a new session does not exist or was deleted.
 	// It is also an ErrNotFound.
 	ErrAgentGone = fmt.Errorf("agent is gone: %w", ErrNotFound)

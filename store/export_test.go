@@ -1,7 +1,11 @@
 package store
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -30,12 +34,80 @@ func ExecRead(t *testing.T, s *Store, sql string) error {
 	return s.query(t.Context(), func(db *gorm.DB) error { return db.Exec(sql).Error })
 }
 
+// ExplainAgents returns how the database would find a page of agents.
+func ExplainAgents(t *testing.T, s *Store, q AgentQuery, p PageRequest) string {
+	t.Helper()
+	explain := "EXPLAIN "
+	if s.write.Name() == "sqlite" {
+		explain = "EXPLAIN QUERY PLAN "
+	}
+	page := q.page(p)
+	var lines []string
+	err := s.query(t.Context(), func(db *gorm.DB) error {
+		rows, err := db.Raw(explain+page.sql, page.args...).Rows()
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		columns, err := rows.Columns()
+		if err != nil {
+			return err
+		}
+		values := make([]any, len(columns))
+		for i := range values {
+			values[i] = new(any)
+		}
+		for rows.Next() {
+			if err := rows.Scan(values...); err != nil {
+				return err
+			}
+			lines = append(lines, fmt.Sprint(*values[len(values)-1].(*any)))
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Disrupt ends an open transaction behind the back of its unit of work, as SQLite does by itself when the disk is full, and begins
+// another.
+func Disrupt(ctx context.Context, s *Store) error {
+	for _, statement := range []string{"ROLLBACK", "BEGIN"} {
+		if err := s.exec(ctx, func(db *gorm.DB) error { return db.Exec(statement).Error }); err != nil {
+			return err
+		}
+	}
+	return errors.New("disrupted")
+}
+
+// Waiting reports whether a writer waits for another one.
+func Waiting(t *testing.T, s *Store) bool {
+	t.Helper()
+	if s.write.Name() == "sqlite" {
+		pool, err := s.write.DB()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pool.Stats().WaitCount > 0
+	}
+	var n int64
+	err := s.query(t.Context(), func(db *gorm.DB) error {
+		return db.Raw("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'").Scan(&n).Error
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n > 0
+}
+
 // Columns returns, for each table, the columns of its model and those it has in
 // the database.
 func Columns(t *testing.T, s *Store) (models, tables map[string][]string) {
 	t.Helper()
 	models, tables = map[string][]string{}, map[string][]string{}
-	for _, model := range []any{&agentRow{}, &versionRow{}, &fileRow{}, &Session{}, &Turn{}, &eventRow{}} {
+	for _, model := range []any{&agentRow{}, &versionRow{}, &skillRow{}, &skillVersionRow{}, &fileRow{}, &Session{}, &Turn{}, &eventRow{}} {
 		parsed, err := schema.Parse(model, &sync.Map{}, schema.NamingStrategy{})
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
+	"crypto/hmac"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -104,6 +105,9 @@ func (k *Keyring) Seal(plain, ad []byte) []byte {
 	return key.aead.Seal(out, nonce, plain, sealedAD(out[:headerSize], ad))
 }
 
+// header is what everything begins with that Seal makes.
+func (k *Keyring) header() []byte { return append([]byte{sealedVersion}, k.keys[0].id[:]...) }
+
 // Open decrypts what Seal made with any key of the ring.
 func (k *Keyring) Open(sealed, ad []byte) ([]byte, error) {
 	if len(sealed) < headerSize+nonceSize || sealed[0] != sealedVersion {
@@ -144,4 +148,36 @@ func (k *Keyring) DeriveFor(keyID, label string) (key [32]byte, ok bool) {
 		return key, false
 	}
 	return found.derive("derive:" + label), true
+}
+
+// Digest is kept in place of data, to recognise it again: the id of the first
+// key and an HMAC under it, for data may be guessable. Different labels give
+// independent digests.
+func (k *Keyring) Digest(label string, data []byte) []byte { return k.keys[0].digest(label, data) }
+
+// SameDigest reports whether digest is of these data, under whichever key of the
+// ring it was made.
+func (k *Keyring) SameDigest(digest []byte, label string, data []byte) bool {
+	if len(digest) < keyIDSize {
+		return false
+	}
+	key, ok := k.find(digest[:keyIDSize])
+	return ok && hmac.Equal(digest, key.digest(label, data))
+}
+
+func (r ringKey) digest(label string, data []byte) []byte {
+	key := r.derive("digest:" + label)
+	mac := hmac.New(sha256.New, key[:])
+	mac.Write(data)
+	return mac.Sum(append([]byte(nil), r.id[:]...))
+}
+
+// IDs names the keys of the ring in their order, without telling anything of
+// their texts.
+func (k *Keyring) IDs() []string {
+	ids := make([]string, len(k.keys))
+	for i, key := range k.keys {
+		ids[i] = hex.EncodeToString(key.id[:])
+	}
+	return ids
 }

@@ -93,3 +93,30 @@ func TestKeyringRefusesBadListsWithoutNamingKeys(t *testing.T) {
 		}
 	}
 }
+
+func TestKeyringRecognisesDataByItsDigest(t *testing.T) {
+	t.Parallel()
+	before, after := keyring(t, oldKey), keyring(t, newKey+","+oldKey)
+	digest := before.Digest("label", []byte("data"))
+	for _, k := range []*store.Keyring{before, after} {
+		if !k.SameDigest(digest, "label", []byte("data")) {
+			t.Error("not recognised")
+		}
+		if k.SameDigest(digest, "label", []byte("date")) || k.SameDigest(digest, "other", []byte("data")) {
+			t.Error("other data or another label recognised")
+		}
+		for i := range digest {
+			bad := bytes.Clone(digest)
+			bad[i] ^= 1
+			if k.SameDigest(bad, "label", []byte("data")) || k.SameDigest(digest[:i], "label", []byte("data")) {
+				t.Errorf("recognised with byte %d changed, or cut there", i)
+			}
+		}
+	}
+	if keyring(t, newKey).SameDigest(digest, "label", []byte("data")) {
+		t.Error("recognised without the key")
+	}
+	if bytes.Equal(digest, after.Digest("label", []byte("data"))) || bytes.Equal(digest, keyring(t, oldKey).Digest("l", []byte("abeldata"))) {
+		t.Error("keys or labels share digests")
+	}
+}

@@ -6,7 +6,8 @@ import (
 	"gorm.io/gorm"
 )
 
-// PageRequest asks for a part of a list, newest first, ties by id.
+// PageRequest asks for a part of a list: newest first, ties by id, unless the
+// list can be sorted otherwise.
 type PageRequest struct {
 	// Limit is the number of rows; below 1 means 50.
 	Limit int
@@ -22,6 +23,10 @@ type PageRequest struct {
 type Key struct {
 	CreatedAt time.Time
 	ID        string
+	// Order names the order the key is of; empty is newest first.
+	Order string
+	// Value is what the row is sorted by, where that is not the time.
+	Value string
 }
 
 const defaultLimit = 50

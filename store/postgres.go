@@ -47,7 +47,7 @@ func openPostgres(ctx context.Context, s *Store, o Options) (err error) {
 	if err := migrate(ctx, e.pool, goose.DialectPostgres, "postgres"); err != nil {
 		return err
 	}
-	s.write, err = gorm.Open(postgres.New(postgres.Config{Conn: e.pool}), gormConfig())
+	s.write, err = gorm.Open(quietPostgres{&postgres.Dialector{Config: &postgres.Config{Conn: e.pool}}}, gormConfig())
 	if err != nil {
 		return translate(ctx, err)
 	}

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
 // Session is one conversation with a pinned agent version.
@@ -37,6 +36,7 @@ type Session struct {
 	TurnCount        int64
 	LastSeq          int64 // owned by the store
 	IdleTimeoutMs    int64
+	Skills           []SkillRef `gorm:"serializer:json"` // attached to this session only, owned by the store once created
 	HasSettings      bool
 	Settled          bool // nothing is left to do for the controller
 
@@ -63,9 +63,8 @@ type SessionPage struct {
 
 // pinned is what a new session takes from its agent.
 type pinned struct {
-	Version       int32
-	HarnessID     string
-	IdleTimeoutMs *int64
+	Version   int32
+	HarnessID string
 }
 
 // CreateSession inserts sess, pinned to the current version and harness of its
@@ -116,6 +115,7 @@ func (sess *Session) startValues() (err error) {
 			*f.field = f.value
 		}
 	}
+	sess.Skills = append([]SkillRef{}, sess.Skills...)
 	sess.CreatedAt = now()
 	if sess.AttemptStartedAt.IsZero() {
 		sess.AttemptStartedAt = sess.CreatedAt
@@ -124,26 +124,34 @@ func (sess *Session) startValues() (err error) {
 	return nil
 }
 
-// pin locks the agent against deletion until the commit.
+// pin counts the session, which locks the agent against changes and deletion
+// until the commit.
 func (s *Store) pin(ctx context.Context, sess *Session) error {
-	var p pinned
+	var agents []pinned
 	err := s.exec(ctx, func(db *gorm.DB) error {
-		return db.Table("agents a").Select("a.version, a.harness_id, v.idle_timeout_ms").
-			Joins("JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version").
-			Where("a.id = ? AND a.deleted_at IS NULL", sess.AgentID).
-			Clauses(clause.Locking{Strength: "SHARE", Table: clause.Table{Name: "a"}}).Take(&p).Error
+		return db.Raw(`UPDATE agents SET session_count = session_count + 1 WHERE id = ? AND deleted_at IS NULL
+			RETURNING version, harness_id`, sess.AgentID).Scan(&agents).Error
 	})
-	if errors.Is(err, ErrNotFound) {
-		return ErrAgentGone
-	}
 	if err != nil {
 		return err
 	}
-	sess.AgentVersion, sess.HarnessID = p.Version, p.HarnessID
-	if sess.IdleTimeoutMs == 0 && p.IdleTimeoutMs != nil {
-		sess.IdleTimeoutMs = *p.IdleTimeoutMs
+	if len(agents) == 0 {
+		return ErrAgentGone
 	}
-	return nil
+	sess.AgentVersion, sess.HarnessID = agents[0].Version, agents[0].HarnessID
+	if sess.IdleTimeoutMs != 0 {
+		return nil
+	}
+	// A statement of its own: joined to the one above it would not see a version that was made while that waited.
+	var timeout *int64
+	err = s.exec(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT idle_timeout_ms FROM agent_versions WHERE agent_id = ? AND version = ?", sess.AgentID, sess.AgentVersion).
+			Scan(&timeout).Error
+	})
+	if timeout != nil {
+		sess.IdleTimeoutMs = *timeout
+	}
+	return err
 }
 
 // GetSession returns a session, whatever became of it.
@@ -188,6 +196,23 @@ func (s *Store) ListSessions(ctx context.Context, f SessionFilter, p PageRequest
 	}
 	page.Rows, page.Next = cut(page.Rows, p, func(r Session) Key { return Key{CreatedAt: r.CreatedAt, ID: r.ID} })
 	return page, nil
+}
+
+// LiveSessionsOfAgent returns the ids, sorted, of the agent's sessions that are
+// creating or ready.
+func (s *Store) LiveSessionsOfAgent(ctx context.Context, agentID string) ([]string, error) {
+	ids := []string{}
+	if !validID(agentID) {
+		return ids, nil
+	}
+	err := s.query(ctx, func(db *gorm.DB) error {
+		return db.Table("sessions").Where("agent_id = ? AND status IN ('creating', 'ready')", agentID).
+			Order("id").Pluck("id", &ids).Error
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list live sessions: %w", err)
+	}
+	return ids, nil
 }
 
 // UnsettledSessions returns the ids of all sessions the controller still has

@@ -29,7 +29,7 @@ func TestNewSessionIsPinnedToItsAgent(t *testing.T) {
 		if !reflect.DeepEqual(got, sess) {
 			t.Fatalf("got  %+v\nwant %+v", got, sess)
 		}
-		check(t, s.MarkAgentDeleted(t.Context(), a.ID))
+		check(t, s.MarkAgentDeleted(t.Context(), a.ID, nil))
 		if err := s.CreateSession(t.Context(), &store.Session{AgentID: a.ID}, nil); !errors.Is(err, store.ErrAgentGone) || !errors.Is(err, store.ErrNotFound) {
 			t.Fatalf("of a deleted agent: %v", err)
 		}
@@ -45,9 +45,11 @@ func TestSessionKeepsItsVersionWhenTheAgentChanges(t *testing.T) {
 		a := newAgent(t, s)
 		old := store.Session{AgentID: a.ID}
 		check(t, s.CreateSession(t.Context(), &old, nil))
-		check(t, store.Exec(t, s, `INSERT INTO agent_versions SELECT agent_id, 2, 'newer', name, prompt, requirements, repo_url, branch, pfp_url,
-			mcp_servers, allow_out, deny_out, attached_skill_ids, env_sealed, files, idle_timeout_ms, created_at FROM agent_versions WHERE agent_id = ?`, a.ID))
-		check(t, store.Exec(t, s, "UPDATE agents SET version = 2 WHERE id = ?", a.ID))
+		_, err := s.UpdateAgent(t.Context(), a.ID, func(_ *store.Store, current store.Agent) (store.AgentConfig, error) {
+			current.Model = "newer"
+			return current.AgentConfig, nil
+		})
+		check(t, err)
 		fresh := store.Session{AgentID: a.ID}
 		check(t, s.CreateSession(t.Context(), &fresh, nil))
 		for sess, model := range map[*store.Session]string{&old: "m", &fresh: "newer"} {
@@ -149,7 +151,7 @@ func TestNoSessionIsCreatedOnceItsAgentIsDeleted(t *testing.T) {
 			}
 			wg.Go(func() {
 				err := s.InTx(t.Context(), func(s *store.Store) (err error) {
-					if err = s.MarkAgentDeleted(t.Context(), a.ID); err == nil {
+					if err = s.MarkAgentDeleted(t.Context(), a.ID, nil); err == nil {
 						live, err = s.LiveSessionsOfAgent(t.Context(), a.ID)
 					}
 					return err
@@ -177,7 +179,7 @@ func TestUnitOfWorkWritesEveryField(t *testing.T) {
 		fill := reflect.ValueOf(&want).Elem()
 		for i := range fill.NumField() {
 			switch f := fill.Field(i); fill.Type().Field(i).Name {
-			case "ID", "AgentID", "AgentVersion", "CreatedAt", "LastSeq":
+			case "ID", "AgentID", "AgentVersion", "CreatedAt", "LastSeq", "Skills":
 			case "Desired":
 				f.SetString("stopped")
 			case "Status":
@@ -189,6 +191,7 @@ func TestUnitOfWorkWritesEveryField(t *testing.T) {
 		check(t, s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error {
 			*tx.Session = want
 			tx.Session.ID, tx.Session.LastSeq, tx.Session.AgentVersion = "x", 99, 99
+			tx.Session.Skills = []store.SkillRef{{ID: "x"}}
 			return nil
 		}))
 		got, err := s.GetSession(t.Context(), sess.ID)

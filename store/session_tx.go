@@ -15,14 +15,15 @@ import (
 // SessionTx is a unit of work on one session, whose row it has locked.
 type SessionTx struct {
 	// Session is a copy to be changed freely; what differs at the end is
-	// written. ID, AgentID, AgentVersion, CreatedAt and LastSeq are not.
+	// written. ID, AgentID, AgentVersion, Skills, CreatedAt and LastSeq are not.
 	Session *Session
 
-	db     *gorm.DB
-	now    time.Time
-	events []eventRow
-	turns  int // turns written
-	err    error
+	db      *gorm.DB
+	lastSeq int64 // before this unit of work
+	now     time.Time
+	events  []eventRow
+	turns   int // turns written
+	err     error
 }
 
 // Session runs fn with the row locked, then writes what changed in it together
@@ -67,7 +68,7 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 	before := row.clone()
 	bound, cancel := s.bounded(ctx)
 	defer cancel()
-	tx := &SessionTx{Session: row, db: s.write.WithContext(bound), now: now()}
+	tx := &SessionTx{Session: row, lastSeq: row.LastSeq, db: s.write.WithContext(bound), now: now()}
 	if err := fn(tx); err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 func (tx *SessionTx) settle(before *Session) []string {
 	row := tx.Session
 	row.ID, row.AgentID, row.AgentVersion = before.ID, before.AgentID, before.AgentVersion
-	row.CreatedAt, row.LastSeq = before.CreatedAt, before.LastSeq
+	row.Skills, row.CreatedAt, row.LastSeq = before.Skills, before.CreatedAt, before.LastSeq
 	for i := range tx.events {
 		row.LastSeq++
 		tx.events[i].SessionID, tx.events[i].Seq = row.ID, row.LastSeq

@@ -78,7 +78,7 @@ func lockDatabase(path string) (*os.File, error) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		lock.Close()
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return nil, fmt.Errorf("database %s is in use by another process", path)
+			return nil, fmt.Errorf("database %s is %w", path, ErrInUse)
 		}
 		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
@@ -100,7 +100,7 @@ func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.D
 	}
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
-	db, err := gorm.Open(sqlite.Dialector{Conn: pool}, gormConfig())
+	db, err := gorm.Open(quietSQLite{&sqlite.Dialector{Conn: pool}}, gormConfig())
 	if err != nil {
 		pool.Close()
 		return nil, nil, translate(context.Background(), err)

@@ -105,6 +105,9 @@ func (s *Store) Ping(ctx context.Context) error {
 
 // query runs fn, which only reads, bounded and with its error translated.
 func (s *Store) query(ctx context.Context, fn func(db *gorm.DB) error) error {
+	if o := s.onceOf(ctx); o != nil && o.tx != nil {
+		s = o.tx
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	return translate(ctx, fn(s.read.WithContext(ctx)))
@@ -112,6 +115,12 @@ func (s *Store) query(ctx context.Context, fn func(db *gorm.DB) error) error {
 
 // exec runs fn, one writing statement, bounded and with its error translated.
 func (s *Store) exec(ctx context.Context, fn func(db *gorm.DB) error) error {
+	if s.onceOf(ctx) != nil {
+		return s.InTx(ctx, func(s *Store) error { return s.exec(ctx, fn) })
+	}
+	if s.unit != nil && s.unit.broken {
+		return errBroken
+	}
 	ctx, cancel := s.bounded(ctx)
 	defer cancel()
 	return translate(ctx, fn(s.write.WithContext(ctx)))

@@ -12,14 +12,15 @@ import (
 
 // Turn is one message and what the harness made of it.
 type Turn struct {
-	ID        string `gorm:"primaryKey"`
-	SessionID string
-	Position  int64  // order within the session, from 1, without gaps
-	Status    string // queued, handed, completed, failed or aborted
-	Attempt   int32
-	Abort     bool // its end was asked for while it ran
-	IdemKey   *string
-	BodyHMAC  []byte `gorm:"column:body_hmac"`
+	ID         string `gorm:"primaryKey"`
+	SessionID  string
+	Position   int64  // order within the session, from 1, without gaps
+	Status     string // queued, handed, completed, failed or aborted
+	Attempt    int32
+	Abort      bool  // its end was asked for while it ran
+	AfterSeq   int64 // its events have a greater seq
+	IdemKey    *string
+	BodyDigest []byte // Keyring.Digest of the request's body
 
 	Input        json.RawMessage `gorm:"serializer:lap_json"` // may be large, so only TurnInput reads it
 	Result       json.RawMessage `gorm:"serializer:lap_json"` // nil until ended
@@ -33,11 +34,12 @@ type Turn struct {
 }
 
 // AddTurn stores t at the end of the session's turns and fills SessionID,
-// Position and, where empty, ID, Status queued and CreatedAt. ErrConflict when
+// Position, AfterSeq and, where empty, ID, Status queued and CreatedAt. ErrConflict when
 // the session has a turn with this id or key; the unit of work may go on.
 func (tx *SessionTx) AddTurn(t *Turn) error {
 	row := *t
 	row.SessionID = tx.Session.ID
+	row.AfterSeq = tx.lastSeq + int64(len(tx.events))
 	if row.ID == "" {
 		id, err := newID()
 		if err != nil {

@@ -12,43 +12,73 @@ import (
 type unit struct {
 	touched    []string // sessions, in order, with repeats
 	savepoints int
+	ended      bool
+	broken     bool // what it holds is unknown: it takes nothing more and is not committed
 }
 
+var errBroken = fmt.Errorf("%w: the transaction is broken", ErrUnavailable)
+
 // InTx runs fn in one transaction and commits it, or rolls everything back when
-// fn returns an error or panics. Inside another InTx it joins that one: an
-// error undoes only what the inner fn did, and nothing is committed or
-// announced before the outermost has ended. fn must use the Store it is given
-// and do nothing slow: on SQLite it holds the only writer.
+// fn returns an error or panics. Inside another InTx, or in the work of Once, it
+// joins that one: an error undoes only what the inner fn did, and nothing is
+// committed or announced before the outermost has ended. fn must use the Store
+// it is given and do nothing slow: on SQLite it holds the only writer.
 func (s *Store) InTx(ctx context.Context, fn func(s *Store) error) error {
+	if o := s.onceOf(ctx); o != nil {
+		joined, err := o.begin()
+		if err != nil {
+			return err
+		}
+		s = joined
+	}
 	if s.unit != nil {
 		return s.nested(ctx, fn)
 	}
 	bound, cancel := s.bounded(ctx)
 	defer cancel()
-	tx := s.write.WithContext(bound).Begin()
-	if tx.Error != nil {
-		return fmt.Errorf("begin: %w", translate(bound, tx.Error))
-	}
-	ended := false
-	defer func() {
-		if !ended {
-			tx.Rollback()
-		}
-	}()
-	u := &unit{}
-	if err := fn(&Store{shared: s.shared, write: tx, read: tx, unit: u}); err != nil {
+	tx, err := s.begin(bound)
+	if err != nil {
 		return err
 	}
-	touched := u.sessions()
-	if err := s.engine.announce(tx, touched); err != nil {
-		return fmt.Errorf("announce: %w", translate(bound, err))
+	defer tx.rollback()
+	if err := fn(tx); err != nil {
+		return err
 	}
-	ended = true
-	err := tx.Commit().Error
+	return tx.commit(bound)
+}
+
+// begin opens a transaction, which ctx ends at the latest.
+func (s *Store) begin(ctx context.Context) (*Store, error) {
+	tx := s.write.WithContext(ctx).Begin()
+	if tx.Error != nil {
+		return nil, fmt.Errorf("begin: %w", translate(ctx, tx.Error))
+	}
+	return &Store{shared: s.shared, write: tx, read: tx, unit: &unit{}}, nil
+}
+
+// rollback undoes what was not committed.
+func (s *Store) rollback() {
+	if !s.unit.ended {
+		s.unit.ended = true
+		s.write.Rollback()
+	}
+}
+
+// commit ends the transaction and tells who listens.
+func (s *Store) commit(ctx context.Context) error {
+	if s.unit.broken {
+		return errBroken
+	}
+	touched := s.unit.sessions()
+	if err := s.engine.announce(s.write, touched); err != nil {
+		return fmt.Errorf("announce: %w", translate(ctx, err))
+	}
+	s.unit.ended = true
+	err := s.write.Commit().Error
 	// A commit whose answer got lost may have taken effect: subscribers look.
 	s.hub.publish(touched)
 	if err != nil {
-		return fmt.Errorf("commit: %w", translate(bound, err))
+		return fmt.Errorf("commit: %w", translate(ctx, err))
 	}
 	return nil
 }
@@ -62,8 +92,9 @@ func (s *Store) nested(ctx context.Context, fn func(s *Store) error) error {
 	mark, ended := len(s.unit.touched), false
 	defer func() {
 		if !ended {
-			// When this fails the transaction is broken and cannot commit.
-			_ = s.exec(context.WithoutCancel(ctx), func(db *gorm.DB) error { return db.Exec("ROLLBACK TO SAVEPOINT " + name).Error })
+			// SQLite may have ended the transaction by itself: what came next would be committed at once.
+			err := s.exec(context.WithoutCancel(ctx), func(db *gorm.DB) error { return db.Exec("ROLLBACK TO SAVEPOINT " + name).Error })
+			s.unit.broken = s.unit.broken || err != nil
 			s.unit.touched = s.unit.touched[:mark]
 		}
 	}()

@@ -206,7 +206,7 @@ func TestTurns(t *testing.T) {
 	t.Parallel()
 	storetest.Each(t, func(t *testing.T, s *store.Store) {
 		sess, other := newSession(t, s), newSession(t, s)
-		one := store.Turn{IdemKey: ptr("k"), BodyHMAC: []byte{0, 1}, Input: json.RawMessage(`{"b":1, "a":2}`)}
+		one := store.Turn{IdemKey: ptr("k"), BodyDigest: []byte{0, 1}, Input: json.RawMessage(`{"b":1, "a":2}`)}
 		var two, three store.Turn
 		check(t, s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error {
 			return errors.Join(tx.AddTurn(&one), tx.AddTurn(&two), tx.AddTurn(&three))

@@ -165,6 +165,66 @@ func (e TextPartCreateType) Valid() bool {
 	}
 }
 
+// Defines values for TranscriptInfoRole.
+const (
+	TranscriptInfoRoleAssistant TranscriptInfoRole = "assistant"
+	TranscriptInfoRoleUser      TranscriptInfoRole = "user"
+)
+
+// Valid indicates whether the value is a known member of the TranscriptInfoRole enum.
+func (e TranscriptInfoRole) Valid() bool {
+	switch e {
+	case TranscriptInfoRoleAssistant:
+		return true
+	case TranscriptInfoRoleUser:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAgentsParamsSort.
+const (
+	ListAgentsParamsSortCreatedAt ListAgentsParamsSort = "created_at"
+	ListAgentsParamsSortHarnessID ListAgentsParamsSort = "harness_id"
+	ListAgentsParamsSortName      ListAgentsParamsSort = "name"
+	ListAgentsParamsSortSessions  ListAgentsParamsSort = "sessions"
+)
+
+// Valid indicates whether the value is a known member of the ListAgentsParamsSort enum.
+func (e ListAgentsParamsSort) Valid() bool {
+	switch e {
+	case ListAgentsParamsSortCreatedAt:
+		return true
+	case ListAgentsParamsSortHarnessID:
+		return true
+	case ListAgentsParamsSortName:
+		return true
+	case ListAgentsParamsSortSessions:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAgentsParamsOrder.
+const (
+	ListAgentsParamsOrderAsc  ListAgentsParamsOrder = "asc"
+	ListAgentsParamsOrderDesc ListAgentsParamsOrder = "desc"
+)
+
+// Valid indicates whether the value is a known member of the ListAgentsParamsOrder enum.
+func (e ListAgentsParamsOrder) Valid() bool {
+	switch e {
+	case ListAgentsParamsOrderAsc:
+		return true
+	case ListAgentsParamsOrderDesc:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for GetAgentParamsExpand.
 const (
 	GetAgentParamsExpandEnvVars      GetAgentParamsExpand = "env_vars"
@@ -282,7 +342,8 @@ type AgentCreate struct {
 	// HarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 	HarnessID nullable.Nullable[AgentCreateHarnessID] `json:"harness_id,omitempty"`
 
-	// IdleTimeoutMs Milliseconds without activity until a session is idle. Default 86,400,000 (24 h).
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// (24 h).
 	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
 
 	// McpServers MCP servers for the harness: `[name=]https://…` (streamable HTTP), `[name=]sse+https://…` (SSE) or
@@ -336,6 +397,59 @@ type AgentList struct {
 
 	// Total All rows, or null with `total=false`.
 	Total nullable.Nullable[int64] `json:"total"`
+}
+
+// AgentUpdate The fields to change. All fields of `AgentCreate` but `harness_id` and `skill_ids`; `model` cannot be null.
+type AgentUpdate struct {
+	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these. The local
+	// runtime stores this list and does not enforce it.
+	AllowOut nullable.Nullable[[]string] `json:"allow_out,omitempty"`
+
+	// Branch Branch to check out, a legal git ref name that does not start with `-`. Default `main`; if it was never set and the
+	// remote has no `main`, its HEAD is taken.
+	Branch nullable.Nullable[string] `json:"branch,omitempty"`
+
+	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`. The local runtime stores this list and does
+	// not enforce it.
+	DenyOut nullable.Nullable[[]string] `json:"deny_out,omitempty"`
+
+	// EnvVars Environment of every session, for long-lived secrets. Keys match `^[A-Za-z_][A-Za-z0-9_]*$`; the compact JSON has at
+	// most 16,384 bytes. Reserved keys are refused: REPO_URL BRANCH LITELLM_API_KEY LITELLM_API_BASE LITELLM_DEFAULT_MODEL
+	// AGENT_PROMPT PORT GIT_TOKEN AGENT_REQUIREMENTS. Sealed at rest, masked in answers.
+	EnvVars nullable.Nullable[map[string]string] `json:"env_vars,omitempty"`
+
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// (24 h).
+	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
+
+	// McpServers MCP servers for the harness: `[name=]https://…` (streamable HTTP), `[name=]sse+https://…` (SSE) or
+	// `[name=]stdio:command args`. `${NAME}` is filled from the environment inside the sandbox; `#Header=value` after a URL
+	// adds a header.
+	McpServers nullable.Nullable[[]string] `json:"mcp_servers,omitempty"`
+
+	// Model LiteLLM model string. The harness gets it as `LITELLM_DEFAULT_MODEL`.
+	Model *string `json:"model,omitempty"`
+
+	// Name Label for people. Need not be unique.
+	Name nullable.Nullable[string] `json:"name,omitempty"`
+
+	// PfpURL Picture of the agent, an `https://` URL.
+	PfpURL nullable.Nullable[string] `json:"pfp_url,omitempty"`
+
+	// Prompt System prompt at the start of every session. May contain `<!-- skill:<id> -->` markers; a marker of a skill that
+	// does not exist is plain text.
+	Prompt nullable.Nullable[string] `json:"prompt,omitempty"`
+
+	// RepoURL Git repository to clone when a sandbox starts: an absolute `https://` URL with a host, without user info, fragment
+	// or control characters.
+	RepoURL nullable.Nullable[string] `json:"repo_url,omitempty"`
+
+	// Requirements Text of a pip requirements.txt, installed into a virtual environment when a sandbox starts.
+	Requirements nullable.Nullable[string] `json:"requirements,omitempty"`
+
+	// SandboxFiles The agent's files, replaced whole. Their base64 contents together, kept ones included, have at most 10,485,760
+	// characters.
+	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
 // Error defines model for Error.
@@ -456,19 +570,26 @@ type MessageCreate struct {
 	Text nullable.Nullable[string] `json:"text,omitempty"`
 }
 
-// MessagePart A part of a reply. `text` and `reasoning` have `text`; `tool` has `tool`, `call_id`, `status`, `input`, `output`.
+// MessagePart A part of a message. `text` and `reasoning` have `text`; `tool` has `tool`, `call_id`, `status`, `input`, `output`;
+// `image`, which only users send, has `media_type` and `size`.
 type MessagePart struct {
 	// CallID The model's id of the call.
 	CallID *string `json:"call_id,omitempty"`
 
-	// ID Id of the part within its turn.
+	// ID Id of the part within its message.
 	ID string `json:"id"`
 
 	// Input Arguments of the call.
 	Input map[string]interface{} `json:"input,omitempty"`
 
+	// MediaType Format of an image.
+	MediaType *string `json:"media_type,omitempty"`
+
 	// Output What the tool returned; cut at 64 KiB with a marker.
 	Output *string `json:"output,omitempty"`
+
+	// Size Bytes of an image.
+	Size *int64 `json:"size,omitempty"`
 
 	// Status `running`, `completed` or `error`.
 	Status *string `json:"status,omitempty"`
@@ -479,7 +600,7 @@ type MessagePart struct {
 	// Tool Name of the tool.
 	Tool *string `json:"tool,omitempty"`
 
-	// Type `text`, `reasoning` or `tool`.
+	// Type `text`, `reasoning`, `tool` or `image`.
 	Type string `json:"type"`
 }
 
@@ -542,6 +663,27 @@ type SandboxFileCreate struct {
 	Size nullable.Nullable[int64] `json:"size,omitempty"`
 }
 
+// SandboxFileUpdate A file with its `content`, or an entry as it was read, whose `sha256` names bytes that this agent has.
+type SandboxFileUpdate struct {
+	// Content Strict base64 of the content; may be empty.
+	Content nullable.Nullable[[]byte] `json:"content,omitempty"`
+
+	// ContentType MIME type. Default `application/octet-stream`.
+	ContentType nullable.Nullable[string] `json:"content_type,omitempty"`
+
+	// Name Label for people.
+	Name string `json:"name"`
+
+	// SandboxPath Where the file goes, under `~`, `/workspace`, `/tmp` or `/data`, without `..` segments.
+	SandboxPath string `json:"sandbox_path"`
+
+	// Sha256 SHA-256 of the content in lower-case hex; needed without `content`, checked with it.
+	Sha256 nullable.Nullable[string] `json:"sha256,omitempty"`
+
+	// Size Bytes of the content; checked if given.
+	Size nullable.Nullable[int64] `json:"size,omitempty"`
+}
+
 // Session defines model for Session.
 type Session struct {
 	// AgentID Its agent.
@@ -553,7 +695,7 @@ type Session struct {
 	// CreatedAt When it was opened.
 	CreatedAt time.Time `json:"created_at"`
 
-	// FailureReason Why it failed or ended, in one sentence that names the culprit.
+	// FailureReason Why it failed, ended or did not wake, in one sentence that names the culprit.
 	FailureReason nullable.Nullable[string] `json:"failure_reason"`
 
 	// HarnessSessionID The harness's own id of the conversation.
@@ -562,7 +704,7 @@ type Session struct {
 	// ID UUIDv7.
 	ID string `json:"id"`
 
-	// IdleTimeoutMs Milliseconds until it is idle.
+	// IdleTimeoutMs Milliseconds without activity until it is suspended.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms"`
 
 	// LastSeenAt Last real activity: a message, or a running turn.
@@ -581,7 +723,8 @@ type Session struct {
 	// Response Text of the latest reply.
 	Response nullable.Nullable[string] `json:"response"`
 
-	// SandboxState `none`, `starting`, `running`, `suspended` or `waking`.
+	// SandboxState `none`, `starting`, `running`, `suspended` (idle for `idle_timeout_ms`: the session is `ready`, its workspace is kept, and
+	// the next message or a restart wakes it) or `waking`.
 	SandboxState string `json:"sandbox_state"`
 
 	// SandboxURL Always null. Kept for old clients.
@@ -651,6 +794,101 @@ type SessionList struct {
 // idle, or its sandbox was lost).
 type SessionStatus string
 
+// Skill defines model for Skill.
+type Skill struct {
+	// Content The instructions.
+	Content string `json:"content"`
+
+	// CreatedAt When the skill was created.
+	CreatedAt time.Time `json:"created_at"`
+
+	// Description When to use it.
+	Description nullable.Nullable[string] `json:"description"`
+
+	// ID UUIDv7.
+	ID string `json:"id"`
+
+	// Name Name for people.
+	Name string `json:"name"`
+
+	// UpdatedAt When this version was made.
+	UpdatedAt time.Time `json:"updated_at"`
+
+	// Version Number of the version, from 1.
+	Version int32 `json:"version"`
+}
+
+// SkillAttach Either `skill_id`, or `content` with what belongs to it.
+type SkillAttach struct {
+	// Content Content of a new skill, with the rules of `SkillCreate`.
+	Content nullable.Nullable[string] `json:"content,omitempty"`
+
+	// Description When to use it.
+	Description nullable.Nullable[string] `json:"description,omitempty"`
+
+	// Name Its name. Default `Skill <time>`.
+	Name nullable.Nullable[string] `json:"name,omitempty"`
+
+	// SaveToLibrary Whether the new skill joins the library. Default true.
+	SaveToLibrary nullable.Nullable[bool] `json:"save_to_library,omitempty"`
+
+	// SkillID A skill of the library. Unknown is 404.
+	SkillID nullable.Nullable[string] `json:"skill_id,omitempty"`
+}
+
+// SkillAttached defines model for SkillAttached.
+type SkillAttached struct {
+	Agent Agent  `json:"agent"`
+	Skill *Skill `json:"skill,omitempty"`
+}
+
+// SkillCreate defines model for SkillCreate.
+type SkillCreate struct {
+	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
+	Content string `json:"content"`
+
+	// Description When to use it, for people and models.
+	Description nullable.Nullable[string] `json:"description,omitempty"`
+
+	// Name Name for people. Need not be unique.
+	Name string `json:"name"`
+}
+
+// SkillDetached defines model for SkillDetached.
+type SkillDetached struct {
+	Agent Agent `json:"agent"`
+}
+
+// SkillList defines model for SkillList.
+type SkillList struct {
+	// Data The page.
+	Data []Skill `json:"data"`
+
+	// Limit Limit that was used.
+	Limit int `json:"limit"`
+
+	// NextCursor Cursor of the next page, null on the last.
+	NextCursor nullable.Nullable[string] `json:"next_cursor"`
+
+	// Offset Offset that was used.
+	Offset int `json:"offset"`
+
+	// Total All rows, or null with `total=false`.
+	Total nullable.Nullable[int64] `json:"total"`
+}
+
+// SkillUpdate The fields to change.
+type SkillUpdate struct {
+	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
+	Content *string `json:"content,omitempty"`
+
+	// Description When to use it, for people and models.
+	Description nullable.Nullable[string] `json:"description,omitempty"`
+
+	// Name Name for people. Need not be unique.
+	Name *string `json:"name,omitempty"`
+}
+
 // TextPartCreate defines model for TextPartCreate.
 type TextPartCreate struct {
 	// Text The text.
@@ -676,6 +914,62 @@ type Tokens struct {
 
 	// Output Completion tokens.
 	Output int64 `json:"output"`
+}
+
+// TranscriptInfo defines model for TranscriptInfo.
+type TranscriptInfo struct {
+	// Cost US dollars, as far as the harness knows prices; 0 for users.
+	Cost float64 `json:"cost"`
+
+	// Error Why the turn did not complete; null if it did, or runs.
+	Error nullable.Nullable[TurnError] `json:"error"`
+
+	// ID Id of the message within its session.
+	ID string `json:"id"`
+
+	// Model Model that answered. Null for users.
+	Model nullable.Nullable[string] `json:"model"`
+
+	// Role Who wrote it.
+	Role TranscriptInfoRole `json:"role"`
+
+	// Time When it arrived, or when the turn ended.
+	Time time.Time `json:"time"`
+
+	// Tokens Tokens the turn used, as the harness counted them.
+	Tokens Tokens `json:"tokens"`
+
+	// TurnID Its turn.
+	TurnID string `json:"turn_id"`
+}
+
+// TranscriptInfoRole Who wrote it.
+type TranscriptInfoRole string
+
+// TranscriptMessage defines model for TranscriptMessage.
+type TranscriptMessage struct {
+	Info TranscriptInfo `json:"info"`
+
+	// Parts The message, in order.
+	Parts []MessagePart `json:"parts"`
+}
+
+// TranscriptPage defines model for TranscriptPage.
+type TranscriptPage struct {
+	// Data The page.
+	Data []TranscriptMessage `json:"data"`
+
+	// Limit Limit that was used.
+	Limit int `json:"limit"`
+
+	// NextCursor Cursor of the next page, null on the last.
+	NextCursor nullable.Nullable[string] `json:"next_cursor"`
+
+	// Offset Offset that was used.
+	Offset int `json:"offset"`
+
+	// Total All messages, or null with `total=false`.
+	Total nullable.Nullable[int64] `json:"total"`
 }
 
 // Turn defines model for Turn.
@@ -730,6 +1024,12 @@ type AgentID = string
 // Cursor defines model for Cursor.
 type Cursor = string
 
+// IdempotencyKey defines model for IdempotencyKey.
+type IdempotencyKey = string
+
+// IfMatch defines model for IfMatch.
+type IfMatch = string
+
 // Limit defines model for Limit.
 type Limit = int
 
@@ -742,6 +1042,9 @@ type Offset = int
 // SessionID defines model for SessionId.
 type SessionID = string
 
+// SkillID defines model for SkillId.
+type SkillID = string
+
 // Total defines model for Total.
 type Total = bool
 
@@ -751,8 +1054,14 @@ type BadRequest = Error
 // Internal defines model for Internal.
 type Internal = Error
 
+// KeyReused defines model for KeyReused.
+type KeyReused = Error
+
 // NotFound defines model for NotFound.
 type NotFound = Error
+
+// PreconditionFailed defines model for PreconditionFailed.
+type PreconditionFailed = Error
 
 // TooLarge defines model for TooLarge.
 type TooLarge = Error
@@ -768,6 +1077,18 @@ type UnsupportedMediaType = Error
 
 // ListAgentsParams defines parameters for ListAgents.
 type ListAgentsParams struct {
+	// Sort What to sort by; `sessions` is the number of sessions ever opened.
+	Sort *ListAgentsParamsSort `form:"sort,omitempty" json:"sort,omitempty"`
+
+	// Order Ascending or descending.
+	Order *ListAgentsParamsOrder `form:"order,omitempty" json:"order,omitempty"`
+
+	// Search Only agents with this text, in any case, somewhere in name, id or harness id.
+	Search *string `form:"search,omitempty" json:"search,omitempty"`
+
+	// HarnessID Only agents of this harness.
+	HarnessID *HarnessID `form:"harness_id,omitempty" json:"harness_id,omitempty"`
+
 	// Limit Most rows of a page. Clamped to 1–200.
 	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
 
@@ -781,6 +1102,25 @@ type ListAgentsParams struct {
 	Total *Total `form:"total,omitempty" json:"total,omitempty"`
 }
 
+// ListAgentsParamsSort defines parameters for ListAgents.
+type ListAgentsParamsSort string
+
+// ListAgentsParamsOrder defines parameters for ListAgents.
+type ListAgentsParamsOrder string
+
+// CreateAgentParams defines parameters for CreateAgent.
+type CreateAgentParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteAgentParams defines parameters for DeleteAgent.
+type DeleteAgentParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
 // GetAgentParams defines parameters for GetAgent.
 type GetAgentParams struct {
 	// Expand What to return in full, separated by commas.
@@ -789,6 +1129,35 @@ type GetAgentParams struct {
 
 // GetAgentParamsExpand defines parameters for GetAgent.
 type GetAgentParamsExpand string
+
+// UpdateAgentParams defines parameters for UpdateAgent.
+type UpdateAgentParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// CreateSessionParams defines parameters for CreateSession.
+type CreateSessionParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DetachSkillParams defines parameters for DetachSkill.
+type DetachSkillParams struct {
+	// SkillID The skill; without it all. An id that is not attached changes nothing.
+	SkillID *string `form:"skill_id,omitempty" json:"skill_id,omitempty"`
+
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// AttachSkillParams defines parameters for AttachSkill.
+type AttachSkillParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
 
 // ListSessionsParams defines parameters for ListSessions.
 type ListSessionsParams struct {
@@ -809,6 +1178,13 @@ type ListSessionsParams struct {
 
 	// Status Only sessions with this status.
 	Status *SessionStatus `form:"status,omitempty" json:"status,omitempty"`
+}
+
+// AbortTurnParams defines parameters for AbortTurn.
+type AbortTurnParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
 // StreamEventsParams defines parameters for StreamEvents.
@@ -836,14 +1212,114 @@ type SendMessageParams struct {
 	IdempotencyKey *MessageKey `json:"Idempotency-Key,omitempty"`
 }
 
+// StreamMessageParams defines parameters for StreamMessage.
+type StreamMessageParams struct {
+	// IdempotencyKey Names the turn within its session: a repeat with the same key and body joins that turn, running or ended, instead of
+	// starting another. Visible ASCII, kept at least 24 h.
+	IdempotencyKey *MessageKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListMessagesParams defines parameters for ListMessages.
+type ListMessagesParams struct {
+	// Limit Most rows of a page. Clamped to 1–200.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset Rows to pass over. Clamped at 0. Ignored with `cursor`.
+	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Cursor `next_cursor` of the page before. A cursor that this server did not make is 400.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Total `false` leaves `total` null. Counting may cost time in proportion to the rows.
+	Total *Total `form:"total,omitempty" json:"total,omitempty"`
+}
+
+// RestartSessionParams defines parameters for RestartSession.
+type RestartSessionParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// StopSessionParams defines parameters for StopSession.
+type StopSessionParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// ListSkillsParams defines parameters for ListSkills.
+type ListSkillsParams struct {
+	// Limit Most rows of a page. Clamped to 1–200.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset Rows to pass over. Clamped at 0. Ignored with `cursor`.
+	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Cursor `next_cursor` of the page before. A cursor that this server did not make is 400.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Total `false` leaves `total` null. Counting may cost time in proportion to the rows.
+	Total *Total `form:"total,omitempty" json:"total,omitempty"`
+}
+
+// CreateSkillParams defines parameters for CreateSkill.
+type CreateSkillParams struct {
+	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
+	// Visible ASCII, kept 24 h.
+	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// DeleteSkillParams defines parameters for DeleteSkill.
+type DeleteSkillParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// UpdateSkillParams defines parameters for UpdateSkill.
+type UpdateSkillParams struct {
+	// IfMatch `ETag` that the object must still have, or a list of them, or `*`; otherwise nothing is changed and the answer is 412.
+	IfMatch *IfMatch `json:"If-Match,omitempty"`
+}
+
+// ListSkillVersionsParams defines parameters for ListSkillVersions.
+type ListSkillVersionsParams struct {
+	// Limit Most rows of a page. Clamped to 1–200.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Offset Rows to pass over. Clamped at 0. Ignored with `cursor`.
+	Offset *Offset `form:"offset,omitempty" json:"offset,omitempty"`
+
+	// Cursor `next_cursor` of the page before. A cursor that this server did not make is 400.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+
+	// Total `false` leaves `total` null. Counting may cost time in proportion to the rows.
+	Total *Total `form:"total,omitempty" json:"total,omitempty"`
+}
+
 // CreateAgentJSONRequestBody defines body for CreateAgent for application/json ContentType.
 type CreateAgentJSONRequestBody = AgentCreate
+
+// UpdateAgentJSONRequestBody defines body for UpdateAgent for application/json ContentType.
+type UpdateAgentJSONRequestBody = AgentUpdate
 
 // CreateSessionJSONRequestBody defines body for CreateSession for application/json ContentType.
 type CreateSessionJSONRequestBody = SessionCreate
 
+// AttachSkillJSONRequestBody defines body for AttachSkill for application/json ContentType.
+type AttachSkillJSONRequestBody = SkillAttach
+
 // SendMessageJSONRequestBody defines body for SendMessage for application/json ContentType.
 type SendMessageJSONRequestBody = MessageCreate
+
+// StreamMessageJSONRequestBody defines body for StreamMessage for application/json ContentType.
+type StreamMessageJSONRequestBody = MessageCreate
+
+// CreateSkillJSONRequestBody defines body for CreateSkill for application/json ContentType.
+type CreateSkillJSONRequestBody = SkillCreate
+
+// UpdateSkillJSONRequestBody defines body for UpdateSkill for application/json ContentType.
+type UpdateSkillJSONRequestBody = SkillUpdate
 
 // AsTextPartCreate returns the union data inside the MessagePartCreate as a TextPartCreate
 func (t MessagePartCreate) AsTextPartCreate() (TextPartCreate, error) {
@@ -1022,7 +1498,9 @@ type ClientInterface interface {
 
 	// ListAgents List agents
 	//
-	// Newest first. Page by `offset`, or by `cursor`, which stays correct while agents are added.
+	// Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
+	// last in both orders. Page by `offset`, or by `cursor`, which stays correct while agents are added and belongs to the
+	// order it was made with. A page costs the same however many agents there are; `total`, `offset` and `search` do not.
 	//
 	// Corresponds with GET /api/v1/managed_agents/agents (the `ListAgents` operationId).
 	ListAgents(ctx context.Context, params *ListAgentsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1035,7 +1513,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-	CreateAgentWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateAgentWithBody(ctx context.Context, params *CreateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateAgent Create an agent
 	//
@@ -1045,7 +1523,7 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-	CreateAgent(ctx context.Context, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateAgent(ctx context.Context, params *CreateAgentParams, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// DeleteAgent Delete an agent
 	//
@@ -1053,7 +1531,7 @@ type ClientInterface interface {
 	// A second delete is 404.
 	//
 	// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id} (the `DeleteAgent` operationId).
-	DeleteAgent(ctx context.Context, agentID AgentID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	DeleteAgent(ctx context.Context, agentID AgentID, params *DeleteAgentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetAgent Get an agent
 	//
@@ -1062,6 +1540,32 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/managed_agents/agents/{agent_id} (the `GetAgent` operationId).
 	GetAgent(ctx context.Context, agentID AgentID, params *GetAgentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateAgentWithBody Change an agent
+	//
+	// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+	// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+	//
+	// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+	// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+	UpdateAgentWithBody(ctx context.Context, agentID AgentID, params *UpdateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateAgent Change an agent
+	//
+	// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+	// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+	//
+	// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+	// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+	UpdateAgent(ctx context.Context, agentID AgentID, params *UpdateAgentParams, body UpdateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateSessionWithBody Open a session
 	//
@@ -1072,7 +1576,7 @@ type ClientInterface interface {
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-	CreateSessionWithBody(ctx context.Context, agentID AgentID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateSessionWithBody(ctx context.Context, agentID AgentID, params *CreateSessionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// CreateSession Open a session
 	//
@@ -1083,7 +1587,41 @@ type ClientInterface interface {
 	// Takes a body of the `application/json` content type.
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-	CreateSession(ctx context.Context, agentID AgentID, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+	CreateSession(ctx context.Context, agentID AgentID, params *CreateSessionParams, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DetachSkill Detach skills from an agent
+	//
+	// Takes the block of `skill_id` out of the agent's prompt, or without it all blocks, as a new version. Detaching what is not
+	// attached changes nothing.
+	//
+	// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id}/skill (the `DetachSkill` operationId).
+	DetachSkill(ctx context.Context, agentID AgentID, params *DetachSkillParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachSkillWithBody Attach a skill to an agent
+	//
+	// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+	// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+	//
+	// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+	// Body limit 2 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+	AttachSkillWithBody(ctx context.Context, agentID AgentID, params *AttachSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AttachSkill Attach a skill to an agent
+	//
+	// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+	// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+	//
+	// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+	// Body limit 2 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+	AttachSkill(ctx context.Context, agentID AgentID, params *AttachSkillParams, body AttachSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListSessions List sessions
 	//
@@ -1112,7 +1650,7 @@ type ClientInterface interface {
 	// Ends the running turn and the tools it runs; queued turns stay. Answers when the turn has ended, after 30 s at the latest.
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/abort (the `AbortTurn` operationId).
-	AbortTurn(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	AbortTurn(ctx context.Context, sessionID SessionID, params *AbortTurnParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StreamEvents Follow a session's events
 	//
@@ -1131,8 +1669,8 @@ type ClientInterface interface {
 	// SendMessageWithBody Send a message
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-	// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-	// client disconnects. A turn is handed to the harness at most once.
+	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -1146,8 +1684,8 @@ type ClientInterface interface {
 	// SendMessage Send a message
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-	// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-	// client disconnects. A turn is handed to the harness at most once.
+	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -1158,13 +1696,45 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message (the `SendMessage` operationId).
 	SendMessage(ctx context.Context, sessionID SessionID, params *SendMessageParams, body SendMessageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// StreamMessageWithBody Send a message and follow its turn
+	//
+	// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+	// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+	// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+	// Body limit 32 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+	StreamMessageWithBody(ctx context.Context, sessionID SessionID, params *StreamMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// StreamMessage Send a message and follow its turn
+	//
+	// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+	// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+	// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+	// Body limit 32 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+	StreamMessage(ctx context.Context, sessionID SessionID, params *StreamMessageParams, body StreamMessageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListMessages Read the transcript
+	//
+	// The conversation, oldest first: each turn's message of the user and, once the turn has ended, of the assistant. Works for
+	// failed and dead sessions too. Images are listed without their data.
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/messages (the `ListMessages` operationId).
+	ListMessages(ctx context.Context, sessionID SessionID, params *ListMessagesParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RestartSession Restart a session
 	//
 	// Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
 	// its workspace. A running turn fails with `turn_interrupted`; queued ones wait for the new sandbox.
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
-	RestartSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	RestartSession(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StopSession Stop a session
 	//
@@ -1172,7 +1742,7 @@ type ClientInterface interface {
 	// A running turn and queued ones fail. Idempotent: a session that has ended is returned as it is.
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
-	StopSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
+	StopSession(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetTurn Get a turn
 	//
@@ -1180,6 +1750,75 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id} (the `GetTurn` operationId).
 	GetTurn(ctx context.Context, sessionID SessionID, turnID string, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSkills List skills
+	//
+	// The library, newest first.
+	//
+	// Corresponds with GET /api/v1/skills (the `ListSkills` operationId).
+	ListSkills(ctx context.Context, params *ListSkillsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSkillWithBody Create a skill
+	//
+	// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+	// Body limit 2 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+	CreateSkillWithBody(ctx context.Context, params *CreateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSkill Create a skill
+	//
+	// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+	// Body limit 2 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+	CreateSkill(ctx context.Context, params *CreateSkillParams, body CreateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DeleteSkill Delete a skill
+	//
+	// The skill is gone from the library. Agents and sessions that have it keep its text; the next time an agent's prompt is
+	// written, its marker is plain text. A second delete is 404.
+	//
+	// Corresponds with DELETE /api/v1/skills/{skill_id} (the `DeleteSkill` operationId).
+	DeleteSkill(ctx context.Context, skillID SkillID, params *DeleteSkillParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSkill Get a skill
+	//
+	// The skill's current version.
+	//
+	// Corresponds with GET /api/v1/skills/{skill_id} (the `GetSkill` operationId).
+	GetSkill(ctx context.Context, skillID SkillID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateSkillWithBody Change a skill
+	//
+	// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+	// attached keep its text as it was when they attached it. Body limit 2 MiB.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+	UpdateSkillWithBody(ctx context.Context, skillID SkillID, params *UpdateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// UpdateSkill Change a skill
+	//
+	// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+	// attached keep its text as it was when they attached it. Body limit 2 MiB.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+	UpdateSkill(ctx context.Context, skillID SkillID, params *UpdateSkillParams, body UpdateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListSkillVersions List a skill's versions
+	//
+	// Every version the skill has had, newest first. `updated_at` is when that version was made.
+	//
+	// Corresponds with GET /api/v1/skills/{skill_id}/versions (the `ListSkillVersions` operationId).
+	ListSkillVersions(ctx context.Context, skillID SkillID, params *ListSkillVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetHealth Liveness
 	//
@@ -1213,7 +1852,9 @@ type ClientInterface interface {
 
 // ListAgents List agents
 //
-// Newest first. Page by `offset`, or by `cursor`, which stays correct while agents are added.
+// Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
+// last in both orders. Page by `offset`, or by `cursor`, which stays correct while agents are added and belongs to the
+// order it was made with. A page costs the same however many agents there are; `total`, `offset` and `search` do not.
 //
 // Corresponds with GET /api/v1/managed_agents/agents (the `ListAgents` operationId).
 func (c *Client) ListAgents(ctx context.Context, params *ListAgentsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1236,8 +1877,8 @@ func (c *Client) ListAgents(ctx context.Context, params *ListAgentsParams, reqEd
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-func (c *Client) CreateAgentWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateAgentRequestWithBody(c.Server, contentType, body)
+func (c *Client) CreateAgentWithBody(ctx context.Context, params *CreateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateAgentRequestWithBody(c.Server, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1256,8 +1897,8 @@ func (c *Client) CreateAgentWithBody(ctx context.Context, contentType string, bo
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-func (c *Client) CreateAgent(ctx context.Context, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateAgentRequest(c.Server, body)
+func (c *Client) CreateAgent(ctx context.Context, params *CreateAgentParams, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateAgentRequest(c.Server, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1274,8 +1915,8 @@ func (c *Client) CreateAgent(ctx context.Context, body CreateAgentJSONRequestBod
 // A second delete is 404.
 //
 // Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id} (the `DeleteAgent` operationId).
-func (c *Client) DeleteAgent(ctx context.Context, agentID AgentID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewDeleteAgentRequest(c.Server, agentID)
+func (c *Client) DeleteAgent(ctx context.Context, agentID AgentID, params *DeleteAgentParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteAgentRequest(c.Server, agentID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1304,6 +1945,52 @@ func (c *Client) GetAgent(ctx context.Context, agentID AgentID, params *GetAgent
 	return c.Client.Do(req)
 }
 
+// UpdateAgentWithBody Change an agent
+//
+// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+//
+// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+func (c *Client) UpdateAgentWithBody(ctx context.Context, agentID AgentID, params *UpdateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateAgentRequestWithBody(c.Server, agentID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateAgent Change an agent
+//
+// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+//
+// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+func (c *Client) UpdateAgent(ctx context.Context, agentID AgentID, params *UpdateAgentParams, body UpdateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateAgentRequest(c.Server, agentID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // CreateSessionWithBody Open a session
 //
 // Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
@@ -1313,8 +2000,8 @@ func (c *Client) GetAgent(ctx context.Context, agentID AgentID, params *GetAgent
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-func (c *Client) CreateSessionWithBody(ctx context.Context, agentID AgentID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateSessionRequestWithBody(c.Server, agentID, contentType, body)
+func (c *Client) CreateSessionWithBody(ctx context.Context, agentID AgentID, params *CreateSessionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSessionRequestWithBody(c.Server, agentID, params, contentType, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1334,8 +2021,72 @@ func (c *Client) CreateSessionWithBody(ctx context.Context, agentID AgentID, con
 // Takes a body of the `application/json` content type.
 //
 // Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-func (c *Client) CreateSession(ctx context.Context, agentID AgentID, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewCreateSessionRequest(c.Server, agentID, body)
+func (c *Client) CreateSession(ctx context.Context, agentID AgentID, params *CreateSessionParams, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSessionRequest(c.Server, agentID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DetachSkill Detach skills from an agent
+//
+// Takes the block of `skill_id` out of the agent's prompt, or without it all blocks, as a new version. Detaching what is not
+// attached changes nothing.
+//
+// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id}/skill (the `DetachSkill` operationId).
+func (c *Client) DetachSkill(ctx context.Context, agentID AgentID, params *DetachSkillParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDetachSkillRequest(c.Server, agentID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachSkillWithBody Attach a skill to an agent
+//
+// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+//
+// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+// Body limit 2 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+func (c *Client) AttachSkillWithBody(ctx context.Context, agentID AgentID, params *AttachSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachSkillRequestWithBody(c.Server, agentID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AttachSkill Attach a skill to an agent
+//
+// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+//
+// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+// Body limit 2 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+func (c *Client) AttachSkill(ctx context.Context, agentID AgentID, params *AttachSkillParams, body AttachSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAttachSkillRequest(c.Server, agentID, params, body)
 	if err != nil {
 		return nil, err
 	}
@@ -1403,8 +2154,8 @@ func (c *Client) GetSession(ctx context.Context, sessionID SessionID, reqEditors
 // Ends the running turn and the tools it runs; queued turns stay. Answers when the turn has ended, after 30 s at the latest.
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/abort (the `AbortTurn` operationId).
-func (c *Client) AbortTurn(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewAbortTurnRequest(c.Server, sessionID)
+func (c *Client) AbortTurn(ctx context.Context, sessionID SessionID, params *AbortTurnParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAbortTurnRequest(c.Server, sessionID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1442,8 +2193,8 @@ func (c *Client) StreamEvents(ctx context.Context, sessionID SessionID, params *
 // SendMessageWithBody Send a message
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-// client disconnects. A turn is handed to the harness at most once.
+// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -1467,8 +2218,8 @@ func (c *Client) SendMessageWithBody(ctx context.Context, sessionID SessionID, p
 // SendMessage Send a message
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-// client disconnects. A turn is handed to the harness at most once.
+// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -1489,14 +2240,76 @@ func (c *Client) SendMessage(ctx context.Context, sessionID SessionID, params *S
 	return c.Client.Do(req)
 }
 
+// StreamMessageWithBody Send a message and follow its turn
+//
+// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+// Body limit 32 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+func (c *Client) StreamMessageWithBody(ctx context.Context, sessionID SessionID, params *StreamMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStreamMessageRequestWithBody(c.Server, sessionID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// StreamMessage Send a message and follow its turn
+//
+// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+// Body limit 32 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+func (c *Client) StreamMessage(ctx context.Context, sessionID SessionID, params *StreamMessageParams, body StreamMessageJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStreamMessageRequest(c.Server, sessionID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListMessages Read the transcript
+//
+// The conversation, oldest first: each turn's message of the user and, once the turn has ended, of the assistant. Works for
+// failed and dead sessions too. Images are listed without their data.
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/messages (the `ListMessages` operationId).
+func (c *Client) ListMessages(ctx context.Context, sessionID SessionID, params *ListMessagesParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListMessagesRequest(c.Server, sessionID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // RestartSession Restart a session
 //
 // Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
 // its workspace. A running turn fails with `turn_interrupted`; queued ones wait for the new sandbox.
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
-func (c *Client) RestartSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewRestartSessionRequest(c.Server, sessionID)
+func (c *Client) RestartSession(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRestartSessionRequest(c.Server, sessionID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1513,8 +2326,8 @@ func (c *Client) RestartSession(ctx context.Context, sessionID SessionID, reqEdi
 // A running turn and queued ones fail. Idempotent: a session that has ended is returned as it is.
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
-func (c *Client) StopSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
-	req, err := NewStopSessionRequest(c.Server, sessionID)
+func (c *Client) StopSession(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewStopSessionRequest(c.Server, sessionID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1532,6 +2345,155 @@ func (c *Client) StopSession(ctx context.Context, sessionID SessionID, reqEditor
 // Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id} (the `GetTurn` operationId).
 func (c *Client) GetTurn(ctx context.Context, sessionID SessionID, turnID string, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetTurnRequest(c.Server, sessionID, turnID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSkills List skills
+//
+// The library, newest first.
+//
+// Corresponds with GET /api/v1/skills (the `ListSkills` operationId).
+func (c *Client) ListSkills(ctx context.Context, params *ListSkillsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSkillsRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSkillWithBody Create a skill
+//
+// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+// Body limit 2 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+func (c *Client) CreateSkillWithBody(ctx context.Context, params *CreateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSkillRequestWithBody(c.Server, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSkill Create a skill
+//
+// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+// Body limit 2 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+func (c *Client) CreateSkill(ctx context.Context, params *CreateSkillParams, body CreateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSkillRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// DeleteSkill Delete a skill
+//
+// The skill is gone from the library. Agents and sessions that have it keep its text; the next time an agent's prompt is
+// written, its marker is plain text. A second delete is 404.
+//
+// Corresponds with DELETE /api/v1/skills/{skill_id} (the `DeleteSkill` operationId).
+func (c *Client) DeleteSkill(ctx context.Context, skillID SkillID, params *DeleteSkillParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDeleteSkillRequest(c.Server, skillID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSkill Get a skill
+//
+// The skill's current version.
+//
+// Corresponds with GET /api/v1/skills/{skill_id} (the `GetSkill` operationId).
+func (c *Client) GetSkill(ctx context.Context, skillID SkillID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSkillRequest(c.Server, skillID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateSkillWithBody Change a skill
+//
+// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+// attached keep its text as it was when they attached it. Body limit 2 MiB.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+func (c *Client) UpdateSkillWithBody(ctx context.Context, skillID SkillID, params *UpdateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateSkillRequestWithBody(c.Server, skillID, params, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// UpdateSkill Change a skill
+//
+// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+// attached keep its text as it was when they attached it. Body limit 2 MiB.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+func (c *Client) UpdateSkill(ctx context.Context, skillID SkillID, params *UpdateSkillParams, body UpdateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewUpdateSkillRequest(c.Server, skillID, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListSkillVersions List a skill's versions
+//
+// Every version the skill has had, newest first. `updated_at` is when that version was made.
+//
+// Corresponds with GET /api/v1/skills/{skill_id}/versions (the `ListSkillVersions` operationId).
+func (c *Client) ListSkillVersions(ctx context.Context, skillID SkillID, params *ListSkillVersionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListSkillVersionsRequest(c.Server, skillID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -1639,6 +2601,54 @@ func NewListAgentsRequest(server string, params *ListAgentsParams) (*http.Reques
 		// per the OpenAPI spec (e.g. "color=blue,black,brown").
 		var rawQueryFragments []string
 
+		if params.Sort != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sort", *params.Sort, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Order != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "order", *params.Order, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Search != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "search", *params.Search, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.HarnessID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "harness_id", *params.HarnessID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if params.Limit != nil {
 
 			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
@@ -1702,18 +2712,18 @@ func NewListAgentsRequest(server string, params *ListAgentsParams) (*http.Reques
 }
 
 // NewCreateAgentRequest calls the generic CreateAgent builder with application/json body
-func NewCreateAgentRequest(server string, body CreateAgentJSONRequestBody) (*http.Request, error) {
+func NewCreateAgentRequest(server string, params *CreateAgentParams, body CreateAgentJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateAgentRequestWithBody(server, "application/json", bodyReader)
+	return NewCreateAgentRequestWithBody(server, params, "application/json", bodyReader)
 }
 
 // NewCreateAgentRequestWithBody constructs an http.Request for the CreateAgent method, with any body, and a specified content type
-func NewCreateAgentRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateAgentRequestWithBody(server string, params *CreateAgentParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	serverURL, err := url.Parse(server)
@@ -1738,11 +2748,26 @@ func NewCreateAgentRequestWithBody(server string, contentType string, body io.Re
 
 	req.Header.Add("Content-Type", contentType)
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewDeleteAgentRequest constructs an http.Request for the DeleteAgent method
-func NewDeleteAgentRequest(server string, agentID AgentID) (*http.Request, error) {
+func NewDeleteAgentRequest(server string, agentID AgentID, params *DeleteAgentParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1770,6 +2795,21 @@ func NewDeleteAgentRequest(server string, agentID AgentID) (*http.Request, error
 	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -1836,19 +2876,81 @@ func NewGetAgentRequest(server string, agentID AgentID, params *GetAgentParams) 
 	return req, nil
 }
 
-// NewCreateSessionRequest calls the generic CreateSession builder with application/json body
-func NewCreateSessionRequest(server string, agentID AgentID, body CreateSessionJSONRequestBody) (*http.Request, error) {
+// NewUpdateAgentRequest calls the generic UpdateAgent builder with application/json body
+func NewUpdateAgentRequest(server string, agentID AgentID, params *UpdateAgentParams, body UpdateAgentJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
 	buf, err := json.Marshal(body)
 	if err != nil {
 		return nil, err
 	}
 	bodyReader = bytes.NewReader(buf)
-	return NewCreateSessionRequestWithBody(server, agentID, "application/json", bodyReader)
+	return NewUpdateAgentRequestWithBody(server, agentID, params, "application/json", bodyReader)
+}
+
+// NewUpdateAgentRequestWithBody constructs an http.Request for the UpdateAgent method, with any body, and a specified content type
+func NewUpdateAgentRequestWithBody(server string, agentID AgentID, params *UpdateAgentParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "agent_id", agentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/agents/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewCreateSessionRequest calls the generic CreateSession builder with application/json body
+func NewCreateSessionRequest(server string, agentID AgentID, params *CreateSessionParams, body CreateSessionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateSessionRequestWithBody(server, agentID, params, "application/json", bodyReader)
 }
 
 // NewCreateSessionRequestWithBody constructs an http.Request for the CreateSession method, with any body, and a specified content type
-func NewCreateSessionRequestWithBody(server string, agentID AgentID, contentType string, body io.Reader) (*http.Request, error) {
+func NewCreateSessionRequestWithBody(server string, agentID AgentID, params *CreateSessionParams, contentType string, body io.Reader) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -1879,6 +2981,159 @@ func NewCreateSessionRequestWithBody(server string, agentID AgentID, contentType
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDetachSkillRequest constructs an http.Request for the DetachSkill method
+func NewDetachSkillRequest(server string, agentID AgentID, params *DetachSkillParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "agent_id", agentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/agents/%s/skill", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.SkillID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "skill_id", *params.SkillID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewAttachSkillRequest calls the generic AttachSkill builder with application/json body
+func NewAttachSkillRequest(server string, agentID AgentID, params *AttachSkillParams, body AttachSkillJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAttachSkillRequestWithBody(server, agentID, params, "application/json", bodyReader)
+}
+
+// NewAttachSkillRequestWithBody constructs an http.Request for the AttachSkill method, with any body, and a specified content type
+func NewAttachSkillRequestWithBody(server string, agentID AgentID, params *AttachSkillParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "agent_id", agentID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/agents/%s/skill", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
 
 	return req, nil
 }
@@ -2066,7 +3321,7 @@ func NewGetSessionRequest(server string, sessionID SessionID) (*http.Request, er
 }
 
 // NewAbortTurnRequest constructs an http.Request for the AbortTurn method
-func NewAbortTurnRequest(server string, sessionID SessionID) (*http.Request, error) {
+func NewAbortTurnRequest(server string, sessionID SessionID, params *AbortTurnParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2094,6 +3349,21 @@ func NewAbortTurnRequest(server string, sessionID SessionID) (*http.Request, err
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -2272,8 +3542,167 @@ func NewSendMessageRequestWithBody(server string, sessionID SessionID, params *S
 	return req, nil
 }
 
+// NewStreamMessageRequest calls the generic StreamMessage builder with application/json body
+func NewStreamMessageRequest(server string, sessionID SessionID, params *StreamMessageParams, body StreamMessageJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewStreamMessageRequestWithBody(server, sessionID, params, "application/json", bodyReader)
+}
+
+// NewStreamMessageRequestWithBody constructs an http.Request for the StreamMessage method, with any body, and a specified content type
+func NewStreamMessageRequestWithBody(server string, sessionID SessionID, params *StreamMessageParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "session_id", sessionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/sessions/%s/message_stream", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListMessagesRequest constructs an http.Request for the ListMessages method
+func NewListMessagesRequest(server string, sessionID SessionID, params *ListMessagesParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "session_id", sessionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/sessions/%s/messages", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Total != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "total", *params.Total, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewRestartSessionRequest constructs an http.Request for the RestartSession method
-func NewRestartSessionRequest(server string, sessionID SessionID) (*http.Request, error) {
+func NewRestartSessionRequest(server string, sessionID SessionID, params *RestartSessionParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2303,11 +3732,26 @@ func NewRestartSessionRequest(server string, sessionID SessionID) (*http.Request
 		return nil, err
 	}
 
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
 	return req, nil
 }
 
 // NewStopSessionRequest constructs an http.Request for the StopSession method
-func NewStopSessionRequest(server string, sessionID SessionID) (*http.Request, error) {
+func NewStopSessionRequest(server string, sessionID SessionID, params *StopSessionParams) (*http.Request, error) {
 	var err error
 
 	var pathParam0 string
@@ -2335,6 +3779,21 @@ func NewStopSessionRequest(server string, sessionID SessionID) (*http.Request, e
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
 	}
 
 	return req, nil
@@ -2371,6 +3830,393 @@ func NewGetTurnRequest(server string, sessionID SessionID, turnID string) (*http
 	queryURL, err := serverURL.Parse(operationPath)
 	if err != nil {
 		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListSkillsRequest constructs an http.Request for the ListSkills method
+func NewListSkillsRequest(server string, params *ListSkillsParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/skills")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Total != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "total", *params.Total, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateSkillRequest calls the generic CreateSkill builder with application/json body
+func NewCreateSkillRequest(server string, params *CreateSkillParams, body CreateSkillJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateSkillRequestWithBody(server, params, "application/json", bodyReader)
+}
+
+// NewCreateSkillRequestWithBody constructs an http.Request for the CreateSkill method, with any body, and a specified content type
+func NewCreateSkillRequestWithBody(server string, params *CreateSkillParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/skills")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IdempotencyKey != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "Idempotency-Key", *params.IdempotencyKey, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("Idempotency-Key", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewDeleteSkillRequest constructs an http.Request for the DeleteSkill method
+func NewDeleteSkillRequest(server string, skillID SkillID, params *DeleteSkillParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "skill_id", skillID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/skills/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewGetSkillRequest constructs an http.Request for the GetSkill method
+func NewGetSkillRequest(server string, skillID SkillID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "skill_id", skillID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/skills/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewUpdateSkillRequest calls the generic UpdateSkill builder with application/json body
+func NewUpdateSkillRequest(server string, skillID SkillID, params *UpdateSkillParams, body UpdateSkillJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewUpdateSkillRequestWithBody(server, skillID, params, "application/json", bodyReader)
+}
+
+// NewUpdateSkillRequestWithBody constructs an http.Request for the UpdateSkill method, with any body, and a specified content type
+func NewUpdateSkillRequestWithBody(server string, skillID SkillID, params *UpdateSkillParams, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "skill_id", skillID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/skills/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPatch, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	if params != nil {
+
+		if params.IfMatch != nil {
+			var headerParam0 string
+
+			headerParam0, err = runtime.StyleParamWithOptions("simple", false, "If-Match", *params.IfMatch, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+			if err != nil {
+				return nil, err
+			}
+
+			req.Header.Set("If-Match", headerParam0)
+		}
+
+	}
+
+	return req, nil
+}
+
+// NewListSkillVersionsRequest constructs an http.Request for the ListSkillVersions method
+func NewListSkillVersionsRequest(server string, skillID SkillID, params *ListSkillVersionsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "skill_id", skillID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/skills/%s/versions", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Offset != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "offset", *params.Offset, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Total != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "total", *params.Total, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
@@ -2535,7 +4381,9 @@ type ClientWithResponsesInterface interface {
 
 	// ListAgentsWithResponse List agents
 	//
-	// Newest first. Page by `offset`, or by `cursor`, which stays correct while agents are added.
+	// Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
+	// last in both orders. Page by `offset`, or by `cursor`, which stays correct while agents are added and belongs to the
+	// order it was made with. A page costs the same however many agents there are; `total`, `offset` and `search` do not.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -2550,7 +4398,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-	CreateAgentWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error)
+	CreateAgentWithBodyWithResponse(ctx context.Context, params *CreateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error)
 
 	// CreateAgentWithResponse Create an agent
 	//
@@ -2560,7 +4408,7 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-	CreateAgentWithResponse(ctx context.Context, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error)
+	CreateAgentWithResponse(ctx context.Context, params *CreateAgentParams, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error)
 
 	// DeleteAgentWithResponse Delete an agent
 	//
@@ -2570,7 +4418,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id} (the `DeleteAgent` operationId).
-	DeleteAgentWithResponse(ctx context.Context, agentID AgentID, reqEditors ...RequestEditorFn) (*DeleteAgentResponse, error)
+	DeleteAgentWithResponse(ctx context.Context, agentID AgentID, params *DeleteAgentParams, reqEditors ...RequestEditorFn) (*DeleteAgentResponse, error)
 
 	// GetAgentWithResponse Get an agent
 	//
@@ -2582,6 +4430,32 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /api/v1/managed_agents/agents/{agent_id} (the `GetAgent` operationId).
 	GetAgentWithResponse(ctx context.Context, agentID AgentID, params *GetAgentParams, reqEditors ...RequestEditorFn) (*GetAgentResponse, error)
 
+	// UpdateAgentWithBodyWithResponse Change an agent
+	//
+	// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+	// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+	//
+	// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+	// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+	UpdateAgentWithBodyWithResponse(ctx context.Context, agentID AgentID, params *UpdateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateAgentResponse, error)
+
+	// UpdateAgentWithResponse Change an agent
+	//
+	// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+	// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+	//
+	// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+	// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+	UpdateAgentWithResponse(ctx context.Context, agentID AgentID, params *UpdateAgentParams, body UpdateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateAgentResponse, error)
+
 	// CreateSessionWithBodyWithResponse Open a session
 	//
 	// Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
@@ -2591,7 +4465,7 @@ type ClientWithResponsesInterface interface {
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-	CreateSessionWithBodyWithResponse(ctx context.Context, agentID AgentID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error)
+	CreateSessionWithBodyWithResponse(ctx context.Context, agentID AgentID, params *CreateSessionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error)
 
 	// CreateSessionWithResponse Open a session
 	//
@@ -2602,7 +4476,43 @@ type ClientWithResponsesInterface interface {
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-	CreateSessionWithResponse(ctx context.Context, agentID AgentID, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error)
+	CreateSessionWithResponse(ctx context.Context, agentID AgentID, params *CreateSessionParams, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error)
+
+	// DetachSkillWithResponse Detach skills from an agent
+	//
+	// Takes the block of `skill_id` out of the agent's prompt, or without it all blocks, as a new version. Detaching what is not
+	// attached changes nothing.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id}/skill (the `DetachSkill` operationId).
+	DetachSkillWithResponse(ctx context.Context, agentID AgentID, params *DetachSkillParams, reqEditors ...RequestEditorFn) (*DetachSkillResponse, error)
+
+	// AttachSkillWithBodyWithResponse Attach a skill to an agent
+	//
+	// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+	// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+	//
+	// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+	// Body limit 2 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+	AttachSkillWithBodyWithResponse(ctx context.Context, agentID AgentID, params *AttachSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AttachSkillResponse, error)
+
+	// AttachSkillWithResponse Attach a skill to an agent
+	//
+	// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+	// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+	//
+	// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+	// Body limit 2 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+	AttachSkillWithResponse(ctx context.Context, agentID AgentID, params *AttachSkillParams, body AttachSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*AttachSkillResponse, error)
 
 	// ListSessionsWithResponse List sessions
 	//
@@ -2639,7 +4549,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/abort (the `AbortTurn` operationId).
-	AbortTurnWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error)
+	AbortTurnWithResponse(ctx context.Context, sessionID SessionID, params *AbortTurnParams, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error)
 
 	// StreamEventsWithResponse Follow a session's events
 	//
@@ -2660,8 +4570,8 @@ type ClientWithResponsesInterface interface {
 	// SendMessageWithBodyWithResponse Send a message
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-	// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-	// client disconnects. A turn is handed to the harness at most once.
+	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -2675,8 +4585,8 @@ type ClientWithResponsesInterface interface {
 	// SendMessageWithResponse Send a message
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-	// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-	// client disconnects. A turn is handed to the harness at most once.
+	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -2687,6 +4597,40 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message (the `SendMessage` operationId).
 	SendMessageWithResponse(ctx context.Context, sessionID SessionID, params *SendMessageParams, body SendMessageJSONRequestBody, reqEditors ...RequestEditorFn) (*SendMessageResponse, error)
 
+	// StreamMessageWithBodyWithResponse Send a message and follow its turn
+	//
+	// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+	// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+	// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+	// Body limit 32 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+	StreamMessageWithBodyWithResponse(ctx context.Context, sessionID SessionID, params *StreamMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StreamMessageResponse, error)
+
+	// StreamMessageWithResponse Send a message and follow its turn
+	//
+	// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+	// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+	// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+	// Body limit 32 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+	StreamMessageWithResponse(ctx context.Context, sessionID SessionID, params *StreamMessageParams, body StreamMessageJSONRequestBody, reqEditors ...RequestEditorFn) (*StreamMessageResponse, error)
+
+	// ListMessagesWithResponse Read the transcript
+	//
+	// The conversation, oldest first: each turn's message of the user and, once the turn has ended, of the assistant. Works for
+	// failed and dead sessions too. Images are listed without their data.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/messages (the `ListMessages` operationId).
+	ListMessagesWithResponse(ctx context.Context, sessionID SessionID, params *ListMessagesParams, reqEditors ...RequestEditorFn) (*ListMessagesResponse, error)
+
 	// RestartSessionWithResponse Restart a session
 	//
 	// Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
@@ -2695,7 +4639,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
-	RestartSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*RestartSessionResponse, error)
+	RestartSessionWithResponse(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*RestartSessionResponse, error)
 
 	// StopSessionWithResponse Stop a session
 	//
@@ -2705,7 +4649,7 @@ type ClientWithResponsesInterface interface {
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
-	StopSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*StopSessionResponse, error)
+	StopSessionWithResponse(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*StopSessionResponse, error)
 
 	// GetTurnWithResponse Get a turn
 	//
@@ -2715,6 +4659,83 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id} (the `GetTurn` operationId).
 	GetTurnWithResponse(ctx context.Context, sessionID SessionID, turnID string, reqEditors ...RequestEditorFn) (*GetTurnResponse, error)
+
+	// ListSkillsWithResponse List skills
+	//
+	// The library, newest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/skills (the `ListSkills` operationId).
+	ListSkillsWithResponse(ctx context.Context, params *ListSkillsParams, reqEditors ...RequestEditorFn) (*ListSkillsResponse, error)
+
+	// CreateSkillWithBodyWithResponse Create a skill
+	//
+	// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+	// Body limit 2 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+	CreateSkillWithBodyWithResponse(ctx context.Context, params *CreateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSkillResponse, error)
+
+	// CreateSkillWithResponse Create a skill
+	//
+	// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+	// Body limit 2 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+	CreateSkillWithResponse(ctx context.Context, params *CreateSkillParams, body CreateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSkillResponse, error)
+
+	// DeleteSkillWithResponse Delete a skill
+	//
+	// The skill is gone from the library. Agents and sessions that have it keep its text; the next time an agent's prompt is
+	// written, its marker is plain text. A second delete is 404.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /api/v1/skills/{skill_id} (the `DeleteSkill` operationId).
+	DeleteSkillWithResponse(ctx context.Context, skillID SkillID, params *DeleteSkillParams, reqEditors ...RequestEditorFn) (*DeleteSkillResponse, error)
+
+	// GetSkillWithResponse Get a skill
+	//
+	// The skill's current version.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/skills/{skill_id} (the `GetSkill` operationId).
+	GetSkillWithResponse(ctx context.Context, skillID SkillID, reqEditors ...RequestEditorFn) (*GetSkillResponse, error)
+
+	// UpdateSkillWithBodyWithResponse Change a skill
+	//
+	// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+	// attached keep its text as it was when they attached it. Body limit 2 MiB.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+	UpdateSkillWithBodyWithResponse(ctx context.Context, skillID SkillID, params *UpdateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateSkillResponse, error)
+
+	// UpdateSkillWithResponse Change a skill
+	//
+	// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+	// attached keep its text as it was when they attached it. Body limit 2 MiB.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+	UpdateSkillWithResponse(ctx context.Context, skillID SkillID, params *UpdateSkillParams, body UpdateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateSkillResponse, error)
+
+	// ListSkillVersionsWithResponse List a skill's versions
+	//
+	// Every version the skill has had, newest first. `updated_at` is when that version was made.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/skills/{skill_id}/versions (the `ListSkillVersions` operationId).
+	ListSkillVersionsWithResponse(ctx context.Context, skillID SkillID, params *ListSkillVersionsParams, reqEditors ...RequestEditorFn) (*ListSkillVersionsResponse, error)
 
 	// GetHealthWithResponse Liveness
 	//
@@ -2837,6 +4858,12 @@ func (r ListAgentsResponse) ContentType() string {
 	return ""
 }
 
+// CreateAgentResponse200Headers the declared response headers of an HTTP 200 response for CreateAgent
+type CreateAgentResponse200Headers struct {
+	ETag                *string
+	IdempotencyReplayed *string
+}
+
 // CreateAgentResponse401Headers the declared response headers of an HTTP 401 response for CreateAgent
 type CreateAgentResponse401Headers struct {
 	WWWAuthenticate *string
@@ -2862,10 +4889,14 @@ type CreateAgentResponse struct {
 	JSON413 *TooLarge
 	// JSON415 the response for an HTTP 415 `application/json` response
 	JSON415 *UnsupportedMediaType
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *CreateAgentResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *CreateAgentResponse401Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
@@ -2900,6 +4931,11 @@ func (r CreateAgentResponse) GetJSON413() *TooLarge {
 // GetJSON415 returns the response for an HTTP 415 `application/json` response
 func (r CreateAgentResponse) GetJSON415() *UnsupportedMediaType {
 	return r.JSON415
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r CreateAgentResponse) GetJSON422() *KeyReused {
+	return r.JSON422
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -2954,10 +4990,14 @@ type DeleteAgentResponse503Headers struct {
 type DeleteAgentResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
@@ -2968,6 +5008,11 @@ type DeleteAgentResponse struct {
 	Headers503 *DeleteAgentResponse503Headers
 }
 
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r DeleteAgentResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
 func (r DeleteAgentResponse) GetJSON401() *Unauthorized {
 	return r.JSON401
@@ -2976,6 +5021,11 @@ func (r DeleteAgentResponse) GetJSON401() *Unauthorized {
 // GetJSON404 returns the response for an HTTP 404 `application/json` response
 func (r DeleteAgentResponse) GetJSON404() *NotFound {
 	return r.JSON404
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r DeleteAgentResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -3017,6 +5067,11 @@ func (r DeleteAgentResponse) ContentType() string {
 	return ""
 }
 
+// GetAgentResponse200Headers the declared response headers of an HTTP 200 response for GetAgent
+type GetAgentResponse200Headers struct {
+	ETag *string
+}
+
 // GetAgentResponse401Headers the declared response headers of an HTTP 401 response for GetAgent
 type GetAgentResponse401Headers struct {
 	WWWAuthenticate *string
@@ -3042,6 +5097,8 @@ type GetAgentResponse struct {
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetAgentResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *GetAgentResponse401Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
@@ -3107,6 +5164,129 @@ func (r GetAgentResponse) ContentType() string {
 	return ""
 }
 
+// UpdateAgentResponse200Headers the declared response headers of an HTTP 200 response for UpdateAgent
+type UpdateAgentResponse200Headers struct {
+	ETag *string
+}
+
+// UpdateAgentResponse401Headers the declared response headers of an HTTP 401 response for UpdateAgent
+type UpdateAgentResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// UpdateAgentResponse503Headers the declared response headers of an HTTP 503 response for UpdateAgent
+type UpdateAgentResponse503Headers struct {
+	RetryAfter *int
+}
+
+type UpdateAgentResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Agent
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *UpdateAgentResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *UpdateAgentResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *UpdateAgentResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateAgentResponse) GetJSON200() *Agent {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r UpdateAgentResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r UpdateAgentResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r UpdateAgentResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r UpdateAgentResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r UpdateAgentResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r UpdateAgentResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r UpdateAgentResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r UpdateAgentResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateAgentResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateAgentResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateAgentResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateAgentResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateSessionResponse200Headers the declared response headers of an HTTP 200 response for CreateSession
+type CreateSessionResponse200Headers struct {
+	IdempotencyReplayed *string
+}
+
 // CreateSessionResponse401Headers the declared response headers of an HTTP 401 response for CreateSession
 type CreateSessionResponse401Headers struct {
 	WWWAuthenticate *string
@@ -3132,10 +5312,14 @@ type CreateSessionResponse struct {
 	JSON413 *TooLarge
 	// JSON415 the response for an HTTP 415 `application/json` response
 	JSON415 *UnsupportedMediaType
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *CreateSessionResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *CreateSessionResponse401Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
@@ -3172,6 +5356,11 @@ func (r CreateSessionResponse) GetJSON415() *UnsupportedMediaType {
 	return r.JSON415
 }
 
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r CreateSessionResponse) GetJSON422() *KeyReused {
+	return r.JSON422
+}
+
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
 func (r CreateSessionResponse) GetJSON500() *Internal {
 	return r.JSON500
@@ -3205,6 +5394,229 @@ func (r CreateSessionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r CreateSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DetachSkillResponse200Headers the declared response headers of an HTTP 200 response for DetachSkill
+type DetachSkillResponse200Headers struct {
+	ETag *string
+}
+
+// DetachSkillResponse401Headers the declared response headers of an HTTP 401 response for DetachSkill
+type DetachSkillResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// DetachSkillResponse503Headers the declared response headers of an HTTP 503 response for DetachSkill
+type DetachSkillResponse503Headers struct {
+	RetryAfter *int
+}
+
+type DetachSkillResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SkillDetached
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *DetachSkillResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DetachSkillResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DetachSkillResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DetachSkillResponse) GetJSON200() *SkillDetached {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r DetachSkillResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r DetachSkillResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r DetachSkillResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r DetachSkillResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r DetachSkillResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r DetachSkillResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r DetachSkillResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DetachSkillResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DetachSkillResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DetachSkillResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// AttachSkillResponse200Headers the declared response headers of an HTTP 200 response for AttachSkill
+type AttachSkillResponse200Headers struct {
+	ETag                *string
+	IdempotencyReplayed *string
+}
+
+// AttachSkillResponse401Headers the declared response headers of an HTTP 401 response for AttachSkill
+type AttachSkillResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// AttachSkillResponse503Headers the declared response headers of an HTTP 503 response for AttachSkill
+type AttachSkillResponse503Headers struct {
+	RetryAfter *int
+}
+
+type AttachSkillResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SkillAttached
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *AttachSkillResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *AttachSkillResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *AttachSkillResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AttachSkillResponse) GetJSON200() *SkillAttached {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r AttachSkillResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r AttachSkillResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r AttachSkillResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r AttachSkillResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r AttachSkillResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r AttachSkillResponse) GetJSON422() *KeyReused {
+	return r.JSON422
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r AttachSkillResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r AttachSkillResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r AttachSkillResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AttachSkillResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AttachSkillResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AttachSkillResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -3453,6 +5865,11 @@ func (r GetSessionResponse) ContentType() string {
 	return ""
 }
 
+// AbortTurnResponse200Headers the declared response headers of an HTTP 200 response for AbortTurn
+type AbortTurnResponse200Headers struct {
+	IdempotencyReplayed *string
+}
+
 // AbortTurnResponse401Headers the declared response headers of an HTTP 401 response for AbortTurn
 type AbortTurnResponse401Headers struct {
 	WWWAuthenticate *string
@@ -3468,16 +5885,22 @@ type AbortTurnResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Aborted
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
 	// JSON413 the response for an HTTP 413 `application/json` response
 	JSON413 *TooLarge
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *AbortTurnResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *AbortTurnResponse401Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
@@ -3487,6 +5910,11 @@ type AbortTurnResponse struct {
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r AbortTurnResponse) GetJSON200() *Aborted {
 	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r AbortTurnResponse) GetJSON400() *BadRequest {
+	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
@@ -3502,6 +5930,11 @@ func (r AbortTurnResponse) GetJSON404() *NotFound {
 // GetJSON413 returns the response for an HTTP 413 `application/json` response
 func (r AbortTurnResponse) GetJSON413() *TooLarge {
 	return r.JSON413
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r AbortTurnResponse) GetJSON422() *KeyReused {
+	return r.JSON422
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -3678,7 +6111,7 @@ type SendMessageResponse struct {
 	// JSON415 the response for an HTTP 415 `application/json` response
 	JSON415 *UnsupportedMediaType
 	// JSON422 the response for an HTTP 422 `application/json` response
-	JSON422 *Error
+	JSON422 *KeyReused
 	// JSON429 the response for an HTTP 429 `application/json` response
 	JSON429 *Error
 	// JSON500 the response for an HTTP 500 `application/json` response
@@ -3740,7 +6173,7 @@ func (r SendMessageResponse) GetJSON415() *UnsupportedMediaType {
 }
 
 // GetJSON422 returns the response for an HTTP 422 `application/json` response
-func (r SendMessageResponse) GetJSON422() *Error {
+func (r SendMessageResponse) GetJSON422() *KeyReused {
 	return r.JSON422
 }
 
@@ -3793,6 +6226,226 @@ func (r SendMessageResponse) ContentType() string {
 	return ""
 }
 
+// StreamMessageResponse401Headers the declared response headers of an HTTP 401 response for StreamMessage
+type StreamMessageResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// StreamMessageResponse429Headers the declared response headers of an HTTP 429 response for StreamMessage
+type StreamMessageResponse429Headers struct {
+	RetryAfter *int
+}
+
+// StreamMessageResponse503Headers the declared response headers of an HTTP 503 response for StreamMessage
+type StreamMessageResponse503Headers struct {
+	RetryAfter *int
+}
+
+type StreamMessageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *Error
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Error
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *Error
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *StreamMessageResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *StreamMessageResponse429Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *StreamMessageResponse503Headers
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r StreamMessageResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r StreamMessageResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r StreamMessageResponse) GetJSON404() *Error {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r StreamMessageResponse) GetJSON409() *Error {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r StreamMessageResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r StreamMessageResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r StreamMessageResponse) GetJSON422() *KeyReused {
+	return r.JSON422
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r StreamMessageResponse) GetJSON429() *Error {
+	return r.JSON429
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r StreamMessageResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r StreamMessageResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r StreamMessageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r StreamMessageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r StreamMessageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r StreamMessageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListMessagesResponse401Headers the declared response headers of an HTTP 401 response for ListMessages
+type ListMessagesResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListMessagesResponse503Headers the declared response headers of an HTTP 503 response for ListMessages
+type ListMessagesResponse503Headers struct {
+	RetryAfter *int
+}
+
+type ListMessagesResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TranscriptPage
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListMessagesResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListMessagesResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListMessagesResponse) GetJSON200() *TranscriptPage {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListMessagesResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListMessagesResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ListMessagesResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListMessagesResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListMessagesResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListMessagesResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListMessagesResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListMessagesResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListMessagesResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RestartSessionResponse200Headers the declared response headers of an HTTP 200 response for RestartSession
+type RestartSessionResponse200Headers struct {
+	IdempotencyReplayed *string
+}
+
 // RestartSessionResponse401Headers the declared response headers of an HTTP 401 response for RestartSession
 type RestartSessionResponse401Headers struct {
 	WWWAuthenticate *string
@@ -3808,6 +6461,8 @@ type RestartSessionResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Session
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -3816,10 +6471,14 @@ type RestartSessionResponse struct {
 	JSON409 *Error
 	// JSON413 the response for an HTTP 413 `application/json` response
 	JSON413 *TooLarge
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *RestartSessionResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *RestartSessionResponse401Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
@@ -3829,6 +6488,11 @@ type RestartSessionResponse struct {
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r RestartSessionResponse) GetJSON200() *Session {
 	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r RestartSessionResponse) GetJSON400() *BadRequest {
+	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
@@ -3849,6 +6513,11 @@ func (r RestartSessionResponse) GetJSON409() *Error {
 // GetJSON413 returns the response for an HTTP 413 `application/json` response
 func (r RestartSessionResponse) GetJSON413() *TooLarge {
 	return r.JSON413
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r RestartSessionResponse) GetJSON422() *KeyReused {
+	return r.JSON422
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -3890,6 +6559,11 @@ func (r RestartSessionResponse) ContentType() string {
 	return ""
 }
 
+// StopSessionResponse200Headers the declared response headers of an HTTP 200 response for StopSession
+type StopSessionResponse200Headers struct {
+	IdempotencyReplayed *string
+}
+
 // StopSessionResponse401Headers the declared response headers of an HTTP 401 response for StopSession
 type StopSessionResponse401Headers struct {
 	WWWAuthenticate *string
@@ -3905,16 +6579,22 @@ type StopSessionResponse struct {
 	HTTPResponse *http.Response
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Session
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
 	JSON404 *NotFound
 	// JSON413 the response for an HTTP 413 `application/json` response
 	JSON413 *TooLarge
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
 	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *StopSessionResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *StopSessionResponse401Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
@@ -3924,6 +6604,11 @@ type StopSessionResponse struct {
 // GetJSON200 returns the response for an HTTP 200 `application/json` response
 func (r StopSessionResponse) GetJSON200() *Session {
 	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r StopSessionResponse) GetJSON400() *BadRequest {
+	return r.JSON400
 }
 
 // GetJSON401 returns the response for an HTTP 401 `application/json` response
@@ -3939,6 +6624,11 @@ func (r StopSessionResponse) GetJSON404() *NotFound {
 // GetJSON413 returns the response for an HTTP 413 `application/json` response
 func (r StopSessionResponse) GetJSON413() *TooLarge {
 	return r.JSON413
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r StopSessionResponse) GetJSON422() *KeyReused {
+	return r.JSON422
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -4057,6 +6747,589 @@ func (r GetTurnResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetTurnResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListSkillsResponse401Headers the declared response headers of an HTTP 401 response for ListSkills
+type ListSkillsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListSkillsResponse503Headers the declared response headers of an HTTP 503 response for ListSkills
+type ListSkillsResponse503Headers struct {
+	RetryAfter *int
+}
+
+type ListSkillsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SkillList
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListSkillsResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListSkillsResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListSkillsResponse) GetJSON200() *SkillList {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListSkillsResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListSkillsResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListSkillsResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListSkillsResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListSkillsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListSkillsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListSkillsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListSkillsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateSkillResponse201Headers the declared response headers of an HTTP 201 response for CreateSkill
+type CreateSkillResponse201Headers struct {
+	ETag                *string
+	IdempotencyReplayed *string
+}
+
+// CreateSkillResponse401Headers the declared response headers of an HTTP 401 response for CreateSkill
+type CreateSkillResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// CreateSkillResponse503Headers the declared response headers of an HTTP 503 response for CreateSkill
+type CreateSkillResponse503Headers struct {
+	RetryAfter *int
+}
+
+type CreateSkillResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *Skill
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON422 the response for an HTTP 422 `application/json` response
+	JSON422 *KeyReused
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateSkillResponse201Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *CreateSkillResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *CreateSkillResponse503Headers
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateSkillResponse) GetJSON201() *Skill {
+	return r.JSON201
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r CreateSkillResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r CreateSkillResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r CreateSkillResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r CreateSkillResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON422 returns the response for an HTTP 422 `application/json` response
+func (r CreateSkillResponse) GetJSON422() *KeyReused {
+	return r.JSON422
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r CreateSkillResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r CreateSkillResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateSkillResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateSkillResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateSkillResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateSkillResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// DeleteSkillResponse401Headers the declared response headers of an HTTP 401 response for DeleteSkill
+type DeleteSkillResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// DeleteSkillResponse503Headers the declared response headers of an HTTP 503 response for DeleteSkill
+type DeleteSkillResponse503Headers struct {
+	RetryAfter *int
+}
+
+type DeleteSkillResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DeleteSkillResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DeleteSkillResponse503Headers
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r DeleteSkillResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r DeleteSkillResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r DeleteSkillResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r DeleteSkillResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r DeleteSkillResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r DeleteSkillResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r DeleteSkillResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DeleteSkillResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DeleteSkillResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DeleteSkillResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetSkillResponse200Headers the declared response headers of an HTTP 200 response for GetSkill
+type GetSkillResponse200Headers struct {
+	ETag *string
+}
+
+// GetSkillResponse401Headers the declared response headers of an HTTP 401 response for GetSkill
+type GetSkillResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// GetSkillResponse503Headers the declared response headers of an HTTP 503 response for GetSkill
+type GetSkillResponse503Headers struct {
+	RetryAfter *int
+}
+
+type GetSkillResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Skill
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetSkillResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetSkillResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSkillResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSkillResponse) GetJSON200() *Skill {
+	return r.JSON200
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetSkillResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r GetSkillResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetSkillResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetSkillResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSkillResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSkillResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSkillResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSkillResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// UpdateSkillResponse200Headers the declared response headers of an HTTP 200 response for UpdateSkill
+type UpdateSkillResponse200Headers struct {
+	ETag *string
+}
+
+// UpdateSkillResponse401Headers the declared response headers of an HTTP 401 response for UpdateSkill
+type UpdateSkillResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// UpdateSkillResponse503Headers the declared response headers of an HTTP 503 response for UpdateSkill
+type UpdateSkillResponse503Headers struct {
+	RetryAfter *int
+}
+
+type UpdateSkillResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Skill
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON412 the response for an HTTP 412 `application/json` response
+	JSON412 *PreconditionFailed
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *TooLarge
+	// JSON415 the response for an HTTP 415 `application/json` response
+	JSON415 *UnsupportedMediaType
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *UpdateSkillResponse200Headers
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *UpdateSkillResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *UpdateSkillResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r UpdateSkillResponse) GetJSON200() *Skill {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r UpdateSkillResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r UpdateSkillResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r UpdateSkillResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON412 returns the response for an HTTP 412 `application/json` response
+func (r UpdateSkillResponse) GetJSON412() *PreconditionFailed {
+	return r.JSON412
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r UpdateSkillResponse) GetJSON413() *TooLarge {
+	return r.JSON413
+}
+
+// GetJSON415 returns the response for an HTTP 415 `application/json` response
+func (r UpdateSkillResponse) GetJSON415() *UnsupportedMediaType {
+	return r.JSON415
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r UpdateSkillResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r UpdateSkillResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r UpdateSkillResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r UpdateSkillResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r UpdateSkillResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r UpdateSkillResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListSkillVersionsResponse401Headers the declared response headers of an HTTP 401 response for ListSkillVersions
+type ListSkillVersionsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// ListSkillVersionsResponse503Headers the declared response headers of an HTTP 503 response for ListSkillVersions
+type ListSkillVersionsResponse503Headers struct {
+	RetryAfter *int
+}
+
+type ListSkillVersionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SkillList
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *ListSkillVersionsResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *ListSkillVersionsResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListSkillVersionsResponse) GetJSON200() *SkillList {
+	return r.JSON200
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r ListSkillVersionsResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r ListSkillVersionsResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r ListSkillVersionsResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r ListSkillVersionsResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r ListSkillVersionsResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r ListSkillVersionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListSkillVersionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListSkillVersionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListSkillVersionsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -4236,7 +7509,9 @@ func (r GetReadinessResponse) ContentType() string {
 
 // ListAgentsWithResponse List agents
 //
-// Newest first. Page by `offset`, or by `cursor`, which stays correct while agents are added.
+// Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
+// last in both orders. Page by `offset`, or by `cursor`, which stays correct while agents are added and belongs to the
+// order it was made with. A page costs the same however many agents there are; `total`, `offset` and `search` do not.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -4257,8 +7532,8 @@ func (c *ClientWithResponses) ListAgentsWithResponse(ctx context.Context, params
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-func (c *ClientWithResponses) CreateAgentWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error) {
-	rsp, err := c.CreateAgentWithBody(ctx, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateAgentWithBodyWithResponse(ctx context.Context, params *CreateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error) {
+	rsp, err := c.CreateAgentWithBody(ctx, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4273,8 +7548,8 @@ func (c *ClientWithResponses) CreateAgentWithBodyWithResponse(ctx context.Contex
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/agents (the `CreateAgent` operationId).
-func (c *ClientWithResponses) CreateAgentWithResponse(ctx context.Context, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error) {
-	rsp, err := c.CreateAgent(ctx, body, reqEditors...)
+func (c *ClientWithResponses) CreateAgentWithResponse(ctx context.Context, params *CreateAgentParams, body CreateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateAgentResponse, error) {
+	rsp, err := c.CreateAgent(ctx, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4289,8 +7564,8 @@ func (c *ClientWithResponses) CreateAgentWithResponse(ctx context.Context, body 
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id} (the `DeleteAgent` operationId).
-func (c *ClientWithResponses) DeleteAgentWithResponse(ctx context.Context, agentID AgentID, reqEditors ...RequestEditorFn) (*DeleteAgentResponse, error) {
-	rsp, err := c.DeleteAgent(ctx, agentID, reqEditors...)
+func (c *ClientWithResponses) DeleteAgentWithResponse(ctx context.Context, agentID AgentID, params *DeleteAgentParams, reqEditors ...RequestEditorFn) (*DeleteAgentResponse, error) {
+	rsp, err := c.DeleteAgent(ctx, agentID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4313,6 +7588,44 @@ func (c *ClientWithResponses) GetAgentWithResponse(ctx context.Context, agentID 
 	return ParseGetAgentResponse(rsp)
 }
 
+// UpdateAgentWithBodyWithResponse Change an agent
+//
+// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+//
+// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+func (c *ClientWithResponses) UpdateAgentWithBodyWithResponse(ctx context.Context, agentID AgentID, params *UpdateAgentParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateAgentResponse, error) {
+	rsp, err := c.UpdateAgentWithBody(ctx, agentID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateAgentResponse(rsp)
+}
+
+// UpdateAgentWithResponse Change an agent
+//
+// Changes the fields that are given, as one new version; lists and maps are replaced whole. `null` sets a field to null, or
+// to its default where it has one. A body that changes nothing makes no version. Sessions that exist keep theirs.
+//
+// `env_vars` can be sent back as they were read: a value of `********` keeps what is stored under that key. So can
+// `sandbox_files`: an entry without `content` keeps the bytes with that `sha256`. Body limit 16 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/managed_agents/agents/{agent_id} (the `UpdateAgent` operationId).
+func (c *ClientWithResponses) UpdateAgentWithResponse(ctx context.Context, agentID AgentID, params *UpdateAgentParams, body UpdateAgentJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateAgentResponse, error) {
+	rsp, err := c.UpdateAgent(ctx, agentID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateAgentResponse(rsp)
+}
+
 // CreateSessionWithBodyWithResponse Open a session
 //
 // Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
@@ -4322,8 +7635,8 @@ func (c *ClientWithResponses) GetAgentWithResponse(ctx context.Context, agentID 
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-func (c *ClientWithResponses) CreateSessionWithBodyWithResponse(ctx context.Context, agentID AgentID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error) {
-	rsp, err := c.CreateSessionWithBody(ctx, agentID, contentType, body, reqEditors...)
+func (c *ClientWithResponses) CreateSessionWithBodyWithResponse(ctx context.Context, agentID AgentID, params *CreateSessionParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error) {
+	rsp, err := c.CreateSessionWithBody(ctx, agentID, params, contentType, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4339,12 +7652,66 @@ func (c *ClientWithResponses) CreateSessionWithBodyWithResponse(ctx context.Cont
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
-func (c *ClientWithResponses) CreateSessionWithResponse(ctx context.Context, agentID AgentID, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error) {
-	rsp, err := c.CreateSession(ctx, agentID, body, reqEditors...)
+func (c *ClientWithResponses) CreateSessionWithResponse(ctx context.Context, agentID AgentID, params *CreateSessionParams, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error) {
+	rsp, err := c.CreateSession(ctx, agentID, params, body, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
 	return ParseCreateSessionResponse(rsp)
+}
+
+// DetachSkillWithResponse Detach skills from an agent
+//
+// Takes the block of `skill_id` out of the agent's prompt, or without it all blocks, as a new version. Detaching what is not
+// attached changes nothing.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id}/skill (the `DetachSkill` operationId).
+func (c *ClientWithResponses) DetachSkillWithResponse(ctx context.Context, agentID AgentID, params *DetachSkillParams, reqEditors ...RequestEditorFn) (*DetachSkillResponse, error) {
+	rsp, err := c.DetachSkill(ctx, agentID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDetachSkillResponse(rsp)
+}
+
+// AttachSkillWithBodyWithResponse Attach a skill to an agent
+//
+// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+//
+// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+// Body limit 2 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+func (c *ClientWithResponses) AttachSkillWithBodyWithResponse(ctx context.Context, agentID AgentID, params *AttachSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AttachSkillResponse, error) {
+	rsp, err := c.AttachSkillWithBody(ctx, agentID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachSkillResponse(rsp)
+}
+
+// AttachSkillWithResponse Attach a skill to an agent
+//
+// Appends the skill's block to the agent's prompt, as a new version: a blank line, `<!-- skill:ID -->`, a line break and the
+// skill's content, trimmed. A block runs to the next marker or the end. Attaching what is attached changes nothing.
+//
+// Give `skill_id`, or `content` of a new skill; with `save_to_library: false` that skill lives only in this agent.
+// Body limit 2 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/skill (the `AttachSkill` operationId).
+func (c *ClientWithResponses) AttachSkillWithResponse(ctx context.Context, agentID AgentID, params *AttachSkillParams, body AttachSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*AttachSkillResponse, error) {
+	rsp, err := c.AttachSkill(ctx, agentID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAttachSkillResponse(rsp)
 }
 
 // ListSessionsWithResponse List sessions
@@ -4400,8 +7767,8 @@ func (c *ClientWithResponses) GetSessionWithResponse(ctx context.Context, sessio
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/abort (the `AbortTurn` operationId).
-func (c *ClientWithResponses) AbortTurnWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error) {
-	rsp, err := c.AbortTurn(ctx, sessionID, reqEditors...)
+func (c *ClientWithResponses) AbortTurnWithResponse(ctx context.Context, sessionID SessionID, params *AbortTurnParams, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error) {
+	rsp, err := c.AbortTurn(ctx, sessionID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4433,8 +7800,8 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, sess
 // SendMessageWithBodyWithResponse Send a message
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-// client disconnects. A turn is handed to the harness at most once.
+// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -4454,8 +7821,8 @@ func (c *ClientWithResponses) SendMessageWithBodyWithResponse(ctx context.Contex
 // SendMessageWithResponse Send a message
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
-// run one after the other in the order they arrived; while the session is `creating` they wait. A turn goes on if the
-// client disconnects. A turn is handed to the harness at most once.
+// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
+// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -4472,6 +7839,58 @@ func (c *ClientWithResponses) SendMessageWithResponse(ctx context.Context, sessi
 	return ParseSendMessageResponse(rsp)
 }
 
+// StreamMessageWithBodyWithResponse Send a message and follow its turn
+//
+// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+// Body limit 32 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+func (c *ClientWithResponses) StreamMessageWithBodyWithResponse(ctx context.Context, sessionID SessionID, params *StreamMessageParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*StreamMessageResponse, error) {
+	rsp, err := c.StreamMessageWithBody(ctx, sessionID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStreamMessageResponse(rsp)
+}
+
+// StreamMessageWithResponse Send a message and follow its turn
+//
+// Starts a turn like `message` and answers with the events of that turn as server-sent events, from `turn.queued` on, live,
+// in the form of `events`; the stream ends after `turn.completed`, `turn.failed` or `turn.aborted`. The turn goes on if the
+// client disconnects: repeat with the same `Idempotency-Key` to follow it again from its start, or read `events`.
+// Body limit 32 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/message_stream (the `StreamMessage` operationId).
+func (c *ClientWithResponses) StreamMessageWithResponse(ctx context.Context, sessionID SessionID, params *StreamMessageParams, body StreamMessageJSONRequestBody, reqEditors ...RequestEditorFn) (*StreamMessageResponse, error) {
+	rsp, err := c.StreamMessage(ctx, sessionID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseStreamMessageResponse(rsp)
+}
+
+// ListMessagesWithResponse Read the transcript
+//
+// The conversation, oldest first: each turn's message of the user and, once the turn has ended, of the assistant. Works for
+// failed and dead sessions too. Images are listed without their data.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/messages (the `ListMessages` operationId).
+func (c *ClientWithResponses) ListMessagesWithResponse(ctx context.Context, sessionID SessionID, params *ListMessagesParams, reqEditors ...RequestEditorFn) (*ListMessagesResponse, error) {
+	rsp, err := c.ListMessages(ctx, sessionID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListMessagesResponse(rsp)
+}
+
 // RestartSessionWithResponse Restart a session
 //
 // Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
@@ -4480,8 +7899,8 @@ func (c *ClientWithResponses) SendMessageWithResponse(ctx context.Context, sessi
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
-func (c *ClientWithResponses) RestartSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*RestartSessionResponse, error) {
-	rsp, err := c.RestartSession(ctx, sessionID, reqEditors...)
+func (c *ClientWithResponses) RestartSessionWithResponse(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*RestartSessionResponse, error) {
+	rsp, err := c.RestartSession(ctx, sessionID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4496,8 +7915,8 @@ func (c *ClientWithResponses) RestartSessionWithResponse(ctx context.Context, se
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
-func (c *ClientWithResponses) StopSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*StopSessionResponse, error) {
-	rsp, err := c.StopSession(ctx, sessionID, reqEditors...)
+func (c *ClientWithResponses) StopSessionWithResponse(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*StopSessionResponse, error) {
+	rsp, err := c.StopSession(ctx, sessionID, params, reqEditors...)
 	if err != nil {
 		return nil, err
 	}
@@ -4517,6 +7936,131 @@ func (c *ClientWithResponses) GetTurnWithResponse(ctx context.Context, sessionID
 		return nil, err
 	}
 	return ParseGetTurnResponse(rsp)
+}
+
+// ListSkillsWithResponse List skills
+//
+// The library, newest first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/skills (the `ListSkills` operationId).
+func (c *ClientWithResponses) ListSkillsWithResponse(ctx context.Context, params *ListSkillsParams, reqEditors ...RequestEditorFn) (*ListSkillsResponse, error) {
+	rsp, err := c.ListSkills(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListSkillsResponse(rsp)
+}
+
+// CreateSkillWithBodyWithResponse Create a skill
+//
+// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+// Body limit 2 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+func (c *ClientWithResponses) CreateSkillWithBodyWithResponse(ctx context.Context, params *CreateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSkillResponse, error) {
+	rsp, err := c.CreateSkillWithBody(ctx, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSkillResponse(rsp)
+}
+
+// CreateSkillWithResponse Create a skill
+//
+// Stores a skill in the library, as its version 1. Its content must not have a line that is a skill marker, nor be blank.
+// Body limit 2 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /api/v1/skills (the `CreateSkill` operationId).
+func (c *ClientWithResponses) CreateSkillWithResponse(ctx context.Context, params *CreateSkillParams, body CreateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSkillResponse, error) {
+	rsp, err := c.CreateSkill(ctx, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSkillResponse(rsp)
+}
+
+// DeleteSkillWithResponse Delete a skill
+//
+// The skill is gone from the library. Agents and sessions that have it keep its text; the next time an agent's prompt is
+// written, its marker is plain text. A second delete is 404.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /api/v1/skills/{skill_id} (the `DeleteSkill` operationId).
+func (c *ClientWithResponses) DeleteSkillWithResponse(ctx context.Context, skillID SkillID, params *DeleteSkillParams, reqEditors ...RequestEditorFn) (*DeleteSkillResponse, error) {
+	rsp, err := c.DeleteSkill(ctx, skillID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDeleteSkillResponse(rsp)
+}
+
+// GetSkillWithResponse Get a skill
+//
+// The skill's current version.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/skills/{skill_id} (the `GetSkill` operationId).
+func (c *ClientWithResponses) GetSkillWithResponse(ctx context.Context, skillID SkillID, reqEditors ...RequestEditorFn) (*GetSkillResponse, error) {
+	rsp, err := c.GetSkill(ctx, skillID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSkillResponse(rsp)
+}
+
+// UpdateSkillWithBodyWithResponse Change a skill
+//
+// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+// attached keep its text as it was when they attached it. Body limit 2 MiB.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+func (c *ClientWithResponses) UpdateSkillWithBodyWithResponse(ctx context.Context, skillID SkillID, params *UpdateSkillParams, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*UpdateSkillResponse, error) {
+	rsp, err := c.UpdateSkillWithBody(ctx, skillID, params, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateSkillResponse(rsp)
+}
+
+// UpdateSkillWithResponse Change a skill
+//
+// Changes the fields that are given, as a new version; a body that changes nothing makes none. Agents that have the skill
+// attached keep its text as it was when they attached it. Body limit 2 MiB.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PATCH /api/v1/skills/{skill_id} (the `UpdateSkill` operationId).
+func (c *ClientWithResponses) UpdateSkillWithResponse(ctx context.Context, skillID SkillID, params *UpdateSkillParams, body UpdateSkillJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateSkillResponse, error) {
+	rsp, err := c.UpdateSkill(ctx, skillID, params, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseUpdateSkillResponse(rsp)
+}
+
+// ListSkillVersionsWithResponse List a skill's versions
+//
+// Every version the skill has had, newest first. `updated_at` is when that version was made.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/skills/{skill_id}/versions (the `ListSkillVersions` operationId).
+func (c *ClientWithResponses) ListSkillVersionsWithResponse(ctx context.Context, skillID SkillID, params *ListSkillVersionsParams, reqEditors ...RequestEditorFn) (*ListSkillVersionsResponse, error) {
+	rsp, err := c.ListSkillVersions(ctx, skillID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListSkillVersionsResponse(rsp)
 }
 
 // GetHealthWithResponse Liveness
@@ -4713,6 +8257,13 @@ func ParseCreateAgentResponse(rsp *http.Response) (*CreateAgentResponse, error) 
 		}
 		response.JSON415 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -4730,6 +8281,23 @@ func ParseCreateAgentResponse(rsp *http.Response) (*CreateAgentResponse, error) 
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers CreateAgentResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers CreateAgentResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -4772,6 +8340,13 @@ func ParseDeleteAgentResponse(rsp *http.Response) (*DeleteAgentResponse, error) 
 	case rsp.StatusCode == 204:
 		break // No content-type
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
 		var dest Unauthorized
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -4785,6 +8360,13 @@ func ParseDeleteAgentResponse(rsp *http.Response) (*DeleteAgentResponse, error) 
 			return nil, err
 		}
 		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
@@ -4887,6 +8469,16 @@ func ParseGetAgentResponse(rsp *http.Response) (*GetAgentResponse, error) {
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers GetAgentResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers GetAgentResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -4899,6 +8491,121 @@ func ParseGetAgentResponse(rsp *http.Response) (*GetAgentResponse, error) {
 		response.Headers401 = &headers
 	case rsp.StatusCode == 503:
 		var headers GetAgentResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseUpdateAgentResponse parses an HTTP response from a UpdateAgentWithResponse call
+func ParseUpdateAgentResponse(rsp *http.Response) (*UpdateAgentResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateAgentResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Agent
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers UpdateAgentResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers UpdateAgentResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers UpdateAgentResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -4968,6 +8675,13 @@ func ParseCreateSessionResponse(rsp *http.Response) (*CreateSessionResponse, err
 		}
 		response.JSON415 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -4985,6 +8699,16 @@ func ParseCreateSessionResponse(rsp *http.Response) (*CreateSessionResponse, err
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers CreateSessionResponse200Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers CreateSessionResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -4997,6 +8721,229 @@ func ParseCreateSessionResponse(rsp *http.Response) (*CreateSessionResponse, err
 		response.Headers401 = &headers
 	case rsp.StatusCode == 503:
 		var headers CreateSessionResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDetachSkillResponse parses an HTTP response from a DetachSkillWithResponse call
+func ParseDetachSkillResponse(rsp *http.Response) (*DetachSkillResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DetachSkillResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SkillDetached
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers DetachSkillResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers DetachSkillResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers DetachSkillResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseAttachSkillResponse parses an HTTP response from a AttachSkillWithResponse call
+func ParseAttachSkillResponse(rsp *http.Response) (*AttachSkillResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AttachSkillResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SkillAttached
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers AttachSkillResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers AttachSkillResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers AttachSkillResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -5258,6 +9205,13 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
 		var dest Unauthorized
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -5279,6 +9233,13 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 		}
 		response.JSON413 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -5296,6 +9257,16 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers AbortTurnResponse200Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers AbortTurnResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -5479,7 +9450,7 @@ func ParseSendMessageResponse(rsp *http.Response) (*SendMessageResponse, error) 
 		response.JSON415 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
-		var dest Error
+		var dest KeyReused
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -5571,6 +9542,212 @@ func ParseSendMessageResponse(rsp *http.Response) (*SendMessageResponse, error) 
 	return response, nil
 }
 
+// ParseStreamMessageResponse parses an HTTP response from a StreamMessageWithResponse call
+func ParseStreamMessageResponse(rsp *http.Response) (*StreamMessageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &StreamMessageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers StreamMessageResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers StreamMessageResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
+	case rsp.StatusCode == 503:
+		var headers StreamMessageResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListMessagesResponse parses an HTTP response from a ListMessagesWithResponse call
+func ParseListMessagesResponse(rsp *http.Response) (*ListMessagesResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListMessagesResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TranscriptPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListMessagesResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListMessagesResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseRestartSessionResponse parses an HTTP response from a RestartSessionWithResponse call
 func ParseRestartSessionResponse(rsp *http.Response) (*RestartSessionResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -5591,6 +9768,13 @@ func ParseRestartSessionResponse(rsp *http.Response) (*RestartSessionResponse, e
 			return nil, err
 		}
 		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
 		var dest Unauthorized
@@ -5620,6 +9804,13 @@ func ParseRestartSessionResponse(rsp *http.Response) (*RestartSessionResponse, e
 		}
 		response.JSON413 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -5637,6 +9828,16 @@ func ParseRestartSessionResponse(rsp *http.Response) (*RestartSessionResponse, e
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers RestartSessionResponse200Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers RestartSessionResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -5683,6 +9884,13 @@ func ParseStopSessionResponse(rsp *http.Response) (*StopSessionResponse, error) 
 		}
 		response.JSON200 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
 		var dest Unauthorized
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -5704,6 +9912,13 @@ func ParseStopSessionResponse(rsp *http.Response) (*StopSessionResponse, error) 
 		}
 		response.JSON413 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -5721,6 +9936,16 @@ func ParseStopSessionResponse(rsp *http.Response) (*StopSessionResponse, error) 
 	}
 
 	switch {
+	case rsp.StatusCode == 200:
+		var headers StopSessionResponse200Headers
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers200 = &headers
 	case rsp.StatusCode == 401:
 		var headers StopSessionResponse401Headers
 		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
@@ -5810,6 +10035,571 @@ func ParseGetTurnResponse(rsp *http.Response) (*GetTurnResponse, error) {
 		response.Headers401 = &headers
 	case rsp.StatusCode == 503:
 		var headers GetTurnResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListSkillsResponse parses an HTTP response from a ListSkillsWithResponse call
+func ParseListSkillsResponse(rsp *http.Response) (*ListSkillsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListSkillsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SkillList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListSkillsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListSkillsResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateSkillResponse parses an HTTP response from a CreateSkillWithResponse call
+func ParseCreateSkillResponse(rsp *http.Response) (*CreateSkillResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateSkillResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest Skill
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 422:
+		var dest KeyReused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON422 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateSkillResponse201Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		if values := rsp.Header.Values("Idempotency-Replayed"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Idempotency-Replayed", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.IdempotencyReplayed = &value
+		}
+		response.Headers201 = &headers
+	case rsp.StatusCode == 401:
+		var headers CreateSkillResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers CreateSkillResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseDeleteSkillResponse parses an HTTP response from a DeleteSkillWithResponse call
+func ParseDeleteSkillResponse(rsp *http.Response) (*DeleteSkillResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DeleteSkillResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers DeleteSkillResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers DeleteSkillResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSkillResponse parses an HTTP response from a GetSkillWithResponse call
+func ParseGetSkillResponse(rsp *http.Response) (*GetSkillResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSkillResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Skill
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetSkillResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers GetSkillResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSkillResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseUpdateSkillResponse parses an HTTP response from a UpdateSkillWithResponse call
+func ParseUpdateSkillResponse(rsp *http.Response) (*UpdateSkillResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &UpdateSkillResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Skill
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 412:
+		var dest PreconditionFailed
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON412 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest TooLarge
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 415:
+		var dest UnsupportedMediaType
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON415 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers UpdateSkillResponse200Headers
+		if values := rsp.Header.Values("ETag"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "ETag", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.ETag = &value
+		}
+		response.Headers200 = &headers
+	case rsp.StatusCode == 401:
+		var headers UpdateSkillResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers UpdateSkillResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListSkillVersionsResponse parses an HTTP response from a ListSkillVersionsWithResponse call
+func ParseListSkillVersionsResponse(rsp *http.Response) (*ListSkillVersionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListSkillVersionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SkillList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers ListSkillVersionsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers ListSkillVersionsResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -2,13 +2,16 @@ package api
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"log/slog"
 	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/oapi-codegen/nullable"
 
 	"github.com/litellm-agent-platform/lap/gen"
 	"github.com/litellm-agent-platform/lap/server/session"
+	"github.com/litellm-agent-platform/lap/server/skill"
 	"github.com/litellm-agent-platform/lap/store"
 )
 
@@ -25,22 +28,24 @@ type agents struct {
 }
 
 func (h agents) CreateAgent(ctx context.Context, r gen.CreateAgentRequestObject) (gen.CreateAgentResponseObject, error) {
-	if err := refuseSkills(orZero(r.Body.SkillIds)); err != nil {
-		return nil, err
-	}
 	a := agentRow(r.Body)
-	if err := h.store.CreateAgent(ctx, &a); err != nil {
+	create := func(st *store.Store) error { return st.CreateAgent(ctx, &a) }
+	add := orZero(r.Body.SkillIds)
+	var err error
+	if len(add) == 0 && (a.Prompt == nil || len(skill.Markers(*a.Prompt)) == 0) {
+		err = create(h.store) // which takes fewer round trips
+	} else {
+		err = h.store.InTx(ctx, func(st *store.Store) (err error) {
+			if a.Prompt, a.Skills, err = compose(ctx, st, a.Prompt, add, nil); err != nil {
+				return err
+			}
+			return create(st)
+		})
+	}
+	if err != nil {
 		return nil, err
 	}
-	return gen.CreateAgent200JSONResponse(agentAnswer(a)), nil
-}
-
-// refuseSkills refuses the first id: there is no skill yet that it could name.
-func refuseSkills(ids []string) error {
-	if len(ids) == 0 {
-		return nil
-	}
-	return skillNotFound(ids[0])
+	return gen.CreateAgent200JSONResponse{Body: agentAnswer(a), Headers: gen.CreateAgent200ResponseHeaders{ETag: etag(a.Version)}}, nil
 }
 
 func (h agents) GetAgent(ctx context.Context, r gen.GetAgentRequestObject) (gen.GetAgentResponseObject, error) {
@@ -64,19 +69,23 @@ func (h agents) GetAgent(ctx context.Context, r gen.GetAgentRequestObject) (gen.
 			answer.SandboxFiles[i].Content = &content
 		}
 	}
-	return gen.GetAgent200JSONResponse(answer), nil
+	return gen.GetAgent200JSONResponse{Body: answer, Headers: gen.GetAgent200ResponseHeaders{ETag: etag(a.Version)}}, nil
 }
 
 func (h agents) ListAgents(ctx context.Context, r gen.ListAgentsRequestObject) (gen.ListAgentsResponseObject, error) {
-	p, err := newPage(r.Params.Limit, r.Params.Offset, r.Params.Cursor, r.Params.Total)
+	q, err := agentQuery(r.Params)
 	if err != nil {
 		return nil, err
 	}
-	rows, err := h.store.ListAgents(ctx, p.request)
+	p, err := newPageOf(q.Holds, r.Params.Limit, r.Params.Offset, r.Params.Cursor, r.Params.Total)
 	if err != nil {
 		return nil, err
 	}
-	list := gen.ListAgents200JSONResponse{
+	rows, err := h.store.ListAgents(ctx, q, p.request)
+	if err != nil {
+		return nil, err
+	}
+	list := agentPage{
 		Data: make([]gen.Agent, len(rows.Rows)), Limit: p.limit, Offset: p.offset,
 		Total: orNull(rows.Total), NextCursor: encodeCursor(rows.Next),
 	}
@@ -88,8 +97,29 @@ func (h agents) ListAgents(ctx context.Context, r gen.ListAgentsRequestObject) (
 	return list, nil
 }
 
+func agentQuery(p gen.ListAgentsParams) (store.AgentQuery, error) {
+	var q store.AgentQuery
+	if p.Sort != nil {
+		q.Sort = store.AgentSort(*p.Sort)
+	}
+	if p.Order != nil {
+		q.Asc = *p.Order == gen.ListAgentsParamsOrderAsc
+	}
+	if p.HarnessID != nil {
+		q.HarnessID = string(*p.HarnessID)
+	}
+	if p.Search != nil {
+		q.Search = *p.Search
+	}
+	if !utf8.ValidString(q.Search) || strings.Contains(q.Search, "\x00") {
+		return q, invalid([]gen.ErrorDetail{{Field: "query/search", Message: "must be valid UTF-8 without NUL"}})
+	}
+	return q, nil
+}
+
 func (h agents) DeleteAgent(ctx context.Context, r gen.DeleteAgentRequestObject) (gen.DeleteAgentResponseObject, error) {
-	if err := h.sessions.DeleteAgent(ctx, r.AgentID); err != nil {
+	check := func(version int32) error { return checkMatch(r.Params.IfMatch, version) }
+	if err := h.sessions.DeleteAgent(ctx, r.AgentID, check); err != nil {
 		return nil, orNotFound(err, agentNotFound(r.AgentID))
 	}
 	return gen.DeleteAgent204Response{}, nil
@@ -107,17 +137,17 @@ func agentRow(b *gen.AgentCreate) store.Agent {
 		a.HarnessID = string(*harness)
 	}
 	for _, f := range orZero(b.SandboxFiles) {
-		sum := sha256.Sum256(f.Content)
-		file := store.File{
-			Name: f.Name, Path: f.SandboxPath, ContentType: defaultContentType,
-			Size: int64(len(f.Content)), SHA256: hex.EncodeToString(sum[:]), Content: f.Content,
-		}
-		if t := given(f.ContentType); t != nil {
-			file.ContentType = *t
-		}
+		file := store.File{Name: f.Name, Path: f.SandboxPath, ContentType: contentType(f.ContentType), Content: f.Content}
 		a.Files = append(a.Files, file)
 	}
 	return a
+}
+
+func contentType(given nullable.Nullable[string]) string {
+	if t, err := given.Get(); err == nil {
+		return t
+	}
+	return defaultContentType
 }
 
 // agentAnswer is the public form of an agent, its secrets masked.
@@ -127,7 +157,7 @@ func agentAnswer(a store.Agent) gen.Agent {
 		Model: a.Model, Name: orNull(a.Name), Prompt: orNull(a.Prompt), Requirements: orNull(a.Requirements),
 		RepoURL: orNull(a.RepoURL), Branch: defaultBranch, PfpURL: orNull(a.PfpURL),
 		McpServers: orEmpty(a.MCPServers), AllowOut: orEmpty(a.AllowOut), DenyOut: orEmpty(a.DenyOut),
-		AttachedSkillIds: orEmpty(a.AttachedSkillIDs), EnvVars: make(map[string]string, len(a.EnvVars)),
+		AttachedSkillIds: skillIDs(a.Skills), EnvVars: make(map[string]string, len(a.EnvVars)),
 		SandboxFiles: make([]gen.SandboxFile, len(a.Files)), IdleTimeoutMs: session.DefaultIdleTimeout.Milliseconds(),
 		CreatedAt: session.FormatTime(a.CreatedAt), UpdatedAt: session.FormatTime(a.UpdatedAt),
 	}

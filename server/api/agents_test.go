@@ -84,6 +84,15 @@ func TestClearValuesNeedExpandAndAreLogged(t *testing.T) {
 			strings.Contains(log, "secret-4711") {
 			t.Errorf("log: %s", log)
 		}
+		for _, what := range []string{"env_vars", "sandbox_files"} {
+			resp, body, _ := s.call(t, http.MethodGet, agentsPath+"/"+a.ID+"?expand="+what, "", "X-Request-Id", "asked-"+what)
+			if strings.Contains(string(body), "secret-4711") != (what == "env_vars") || strings.Contains(string(body), `"content":`) == (what == "env_vars") {
+				t.Errorf("%s: %d %s", what, resp.StatusCode, body)
+			}
+			if want := `"expand":["` + what + `"],"request_id":"asked-` + what + `"`; !strings.Contains(s.logs.String(), want) {
+				t.Errorf("%s is not in the log %s", want, s.logs)
+			}
+		}
 		resp, _, e := s.call(t, http.MethodGet, agentsPath+"/"+a.ID+"?expand=env_vars,all", "")
 		refused(t, resp, e, 400, "invalid_request", "query/expand")
 	})
@@ -108,7 +117,7 @@ func TestADeletedAgentIsGoneAndItsSessionsEnd(t *testing.T) {
 	t.Parallel()
 	onEach(t, func(t *testing.T, s *server) {
 		sess := s.newSession(t)
-		del, err := s.client.DeleteAgentWithResponse(t.Context(), sess.AgentID)
+		del, err := s.client.DeleteAgentWithResponse(t.Context(), sess.AgentID, nil)
 		if err != nil || del.StatusCode() != 204 {
 			t.Fatalf("delete: %v %v", del, err)
 		}
@@ -123,7 +132,7 @@ func TestADeletedAgentIsGoneAndItsSessionsEnd(t *testing.T) {
 		if err != nil || got.JSON200 == nil || got.JSON200.Status != client.SessionStatusDead {
 			t.Errorf("session: %s, %v", got.Body, err)
 		}
-		created, err := s.client.CreateSessionWithResponse(t.Context(), sess.AgentID, client.SessionCreate{})
+		created, err := s.client.CreateSessionWithResponse(t.Context(), sess.AgentID, nil, client.SessionCreate{})
 		if err != nil || created.StatusCode() != 404 {
 			t.Errorf("create session: %s, %v", created.Body, err)
 		}

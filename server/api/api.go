@@ -32,6 +32,8 @@ type Options struct {
 	RepoURLSchemes []string              // schemes of repo_url; nil: https
 	Origins        []string              // origins that browsers may call from, as they write them
 	BodyTimeout    time.Duration         // for sending a body; 0: 2 min
+	BusyTimeout    time.Duration         // for a large body to find room; 0: 10 s
+	AnswerTimeout  time.Duration         // for reading an answer; 0: 2 min
 	StreamTimeout  time.Duration         // of one write to an event stream; 0: 30 s
 	Logger         *slog.Logger          // nil: none
 	Metrics        prometheus.Registerer // nil: none
@@ -40,6 +42,7 @@ type Options struct {
 // API answers every operation of the OpenAPI document.
 type API struct {
 	agents
+	skills
 	sessions
 	messages
 	events
@@ -58,8 +61,9 @@ func New(o Options) (*API, error) {
 	o.defaults()
 	a := &API{
 		agents:   agents{store: o.Store, sessions: o.Sessions, log: o.Logger},
+		skills:   skills{store: o.Store},
 		sessions: sessions{store: o.Store, sessions: o.Sessions},
-		messages: messages{store: o.Store, sessions: o.Sessions},
+		messages: messages{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
 		events:   events{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
 		health: health{store: o.Store, closing: o.Sessions.Closing(), version: o.Version, gateway: o.Gateway,
 			leading: o.Leading},
@@ -93,6 +97,12 @@ func (o *Options) defaults() {
 	if o.BodyTimeout <= 0 {
 		o.BodyTimeout = 2 * time.Minute
 	}
+	if o.BusyTimeout <= 0 {
+		o.BusyTimeout = 10 * time.Second
+	}
+	if o.AnswerTimeout <= 0 {
+		o.AnswerTimeout = 2 * time.Minute
+	}
 	if o.StreamTimeout <= 0 {
 		o.StreamTimeout = 30 * time.Second
 	}
@@ -116,12 +126,14 @@ func (a *API) router(o Options, table map[string]*operation, docs *docs, m *metr
 	e.HTTPErrorHandler = func(err error, c echo.Context) { _ = writeError(c, err) }
 	e.IPExtractor = echo.ExtractIPDirect()
 	e.Use(
+		boundAnswers(o.AnswerTimeout),
 		observe(o.Logger, m, table),
 		securityHeaders,
 		cors(o.Origins),
 		authenticate(o.MasterKey, table),
 		refuseOptions,
-		validate(table, o.BodyTimeout),
+		newShares(o.BusyTimeout).admit,
+		validate(o.Store, table, o.BodyTimeout),
 	)
 	gen.RegisterHandlers(e, gen.NewStrictHandler(a, nil))
 	docs.register(e, table)
@@ -131,17 +143,6 @@ func (a *API) router(o Options, table map[string]*operation, docs *docs, m *metr
 type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
-
-// NewServer returns a server with bounds on everything a slow or greedy client could hold. It has no write timeout: streams set
-// their own deadlines, and replies to messages wait for turns.
-func NewServer(h http.Handler) *http.Server {
-	return &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-	}
-}
 
 type requestIDKey struct{}
 

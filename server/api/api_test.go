@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -87,11 +89,15 @@ func serveOn(t *testing.T, st *store.Store, change ...func(*api.Options, *sessio
 
 // settings keeps session settings in memory.
 type settings struct {
-	mu  sync.Mutex // guards env
-	env map[string]map[string]string
+	onPut func(ctx context.Context) // called before something is kept; changed only while no request runs
+	mu    sync.Mutex                // guards env
+	env   map[string]map[string]string
 }
 
-func (s *settings) Put(_ context.Context, id string, env map[string]string) error {
+func (s *settings) Put(ctx context.Context, id string, env map[string]string) error {
+	if s.onPut != nil {
+		s.onPut(ctx)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.env[id] = env
@@ -113,6 +119,13 @@ func (s *settings) Delete(_ context.Context, id string) error {
 	defer s.mu.Unlock()
 	delete(s.env, id)
 	return nil
+}
+
+// all returns the ids of the sessions that have settings.
+func (s *settings) all() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.env))
 }
 
 func (s *settings) List(context.Context) (map[string]time.Time, error) { return nil, nil }
@@ -191,7 +204,7 @@ func sessionPath(id string) string { return "/api/v1/managed_agents/sessions/" +
 // newAgent creates an agent from JSON.
 func (s *server) newAgent(t *testing.T, body string) client.Agent {
 	t.Helper()
-	resp, err := s.client.CreateAgentWithBodyWithResponse(t.Context(), "application/json", strings.NewReader(body))
+	resp, err := s.client.CreateAgentWithBodyWithResponse(t.Context(), nil, "application/json", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +218,7 @@ func (s *server) newAgent(t *testing.T, body string) client.Agent {
 func (s *server) newSession(t *testing.T) client.Session {
 	t.Helper()
 	a := s.newAgent(t, `{"model":"m"}`)
-	resp, err := s.client.CreateSessionWithResponse(t.Context(), a.ID, client.SessionCreate{})
+	resp, err := s.client.CreateSessionWithResponse(t.Context(), a.ID, nil, client.SessionCreate{})
 	if err != nil {
 		t.Fatal(err)
 	}

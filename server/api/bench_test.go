@@ -17,7 +17,12 @@ import (
 // handler is the API over SQLite, without a network between.
 func handler(b *testing.B) http.Handler {
 	b.Helper()
-	st := storetest.OpenWith(b, store.Options{Path: filepath.Join(b.TempDir(), "lap.db"), Keyring: storetest.Keyring(b)})
+	return handlerOn(b, store.Options{Path: filepath.Join(b.TempDir(), "lap.db"), Keyring: storetest.Keyring(b)})
+}
+
+func handlerOn(b *testing.B, o store.Options) http.Handler {
+	b.Helper()
+	st := storetest.OpenWith(b, o)
 	service := session.NewService(session.Options{Store: st, Keyring: storetest.Keyring(b), Gateway: sandboxd.Gateway{BaseURL: "x"}})
 	b.Cleanup(service.Close)
 	a, err := api.New(api.Options{Store: st, Sessions: service, MasterKey: masterKey})
@@ -62,13 +67,37 @@ func BenchmarkCreateAgent(b *testing.B) {
 	}
 }
 
+// typical is an agent as the benchmark of the whole server has it.
+var typical = `{"model":"m","name":"Agent","prompt":"` + strings.Repeat("p", 1500) + `","mcp_servers":["https://mcp.example.com/docs",
+	"https://mcp.example.com/tickets"],"allow_out":["*.example.com","registry.npmjs.org"],"env_vars":{"A":"b","NODE_ENV":"test"}}`
+
 func BenchmarkGetAgent(b *testing.B) {
-	h := handler(b)
-	answer := do(b, h, http.MethodPost, agentsPath, masterKey, `{"model":"m","env_vars":{"A":"b"}}`, 200)
-	_, id, _ := strings.Cut(answer, `"id":"`)
-	b.ReportAllocs()
-	for b.Loop() {
-		do(b, h, http.MethodGet, agentsPath+"/"+id[:36], masterKey, "", 200)
+	benchReads(b, func(b *testing.B, h http.Handler, id string) {
+		do(b, h, http.MethodGet, agentsPath+"/"+id, masterKey, "", 200)
+	})
+}
+
+func BenchmarkListAgents50(b *testing.B) {
+	benchReads(b, func(b *testing.B, h http.Handler, _ string) {
+		do(b, h, http.MethodGet, agentsPath+"?limit=50&total=false", masterKey, "", 200)
+	})
+}
+
+func benchReads(b *testing.B, read func(b *testing.B, h http.Handler, id string)) {
+	for _, kind := range []string{storetest.KindSQLite, storetest.KindPostgres} {
+		b.Run(kind, func(b *testing.B) {
+			h := handlerOn(b, storetest.Options(b, kind))
+			var id string
+			for range 100 {
+				_, answer, _ := strings.Cut(do(b, h, http.MethodPost, agentsPath, masterKey, typical, 200), `"id":"`)
+				id = answer[:36]
+			}
+			b.ReportAllocs()
+			b.ResetTimer()
+			for b.Loop() {
+				read(b, h, id)
+			}
+		})
 	}
 }
 

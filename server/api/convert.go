@@ -60,7 +60,15 @@ type page struct {
 	request       store.PageRequest
 }
 
+// newPage is for lists that come newest first.
 func newPage(limit *gen.Limit, offset *gen.Offset, cursor *gen.Cursor, total *gen.Total) (page, error) {
+	return newPageOf(func(k store.Key) bool { return k.Order == "" && k.Value == "" }, limit, offset, cursor, total)
+}
+
+// newPageOf is for a list in the order whose positions holds knows.
+func newPageOf(
+	holds func(store.Key) bool, limit *gen.Limit, offset *gen.Offset, cursor *gen.Cursor, total *gen.Total,
+) (page, error) {
 	p := page{limit: defaultLimit}
 	if limit != nil {
 		p.limit = min(max(*limit, 1), maxLimit)
@@ -74,8 +82,8 @@ func newPage(limit *gen.Limit, offset *gen.Offset, cursor *gen.Cursor, total *ge
 		return p, nil
 	}
 	key, ok := decodeCursor(*cursor)
-	if !ok {
-		return p, invalid([]gen.ErrorDetail{{Field: "query/cursor", Message: "was not made by this server"}})
+	if !ok || !holds(key) {
+		return p, invalid([]gen.ErrorDetail{{Field: "query/cursor", Message: "was not made by this server for a list in this order"}})
 	}
 	p.offset, p.request.After = 0, &key
 	return p, nil
@@ -83,15 +91,17 @@ func newPage(limit *gen.Limit, offset *gen.Offset, cursor *gen.Cursor, total *ge
 
 // cursor is the position after which a page begins.
 type cursor struct {
-	Time int64  `json:"t"` // milliseconds since 1970
-	ID   string `json:"i"`
+	Time  int64  `json:"t"` // milliseconds since 1970
+	ID    string `json:"i"`
+	Order string `json:"o,omitempty"`
+	Value string `json:"v,omitempty"`
 }
 
 func encodeCursor(k *store.Key) nullable.Nullable[string] {
 	if k == nil {
 		return nullable.NewNullNullable[string]()
 	}
-	b, _ := json.Marshal(cursor{Time: k.CreatedAt.UnixMilli(), ID: k.ID}) // cannot fail
+	b, _ := json.Marshal(cursor{Time: k.CreatedAt.UnixMilli(), ID: k.ID, Order: k.Order, Value: k.Value}) // cannot fail
 	return nullable.NewNullableWithValue(base64.RawURLEncoding.EncodeToString(b))
 }
 
@@ -105,5 +115,5 @@ func decodeCursor(s string) (store.Key, bool) {
 		return store.Key{}, false
 	}
 	again, _ := json.Marshal(c)
-	return store.Key{CreatedAt: time.UnixMilli(c.Time).UTC(), ID: c.ID}, string(again) == string(b)
+	return store.Key{CreatedAt: time.UnixMilli(c.Time).UTC(), ID: c.ID, Order: c.Order, Value: c.Value}, string(again) == string(b)
 }

@@ -30,6 +30,8 @@ const (
 	codeHarnessIsTUI       = "harness_is_tui"
 	codeTooManyTurns       = "too_many_queued_turns"
 	codeKeyReused          = "idempotency_key_reused"
+	codePrecondition       = "precondition_failed"
+	codeBusy               = "server_busy"
 	codeNoGateway          = "gateway_not_configured"
 	codeHarnessUnavailable = "harness_not_available"
 	codeDatabase           = "database_unavailable"
@@ -49,6 +51,7 @@ type problem struct {
 	details    []gen.ErrorDetail
 	retryAfter int    // seconds, 0: unknown
 	location   string // of the turn the problem is about
+	replayOf   string // id of the earlier request that was answered so; empty: there was none
 	unread     bool   // the body was not read, so the connection cannot be used again
 	cause      error  // for the log only
 }
@@ -106,7 +109,7 @@ var refusals = []struct {
 	{session.ErrEnded, problem{status: http.StatusNotFound, code: codeSessionNotReady, text: session.ErrEnded.Error()}},
 	{session.ErrTUI, problem{status: http.StatusConflict, code: codeHarnessIsTUI, text: session.ErrTUI.Error()}},
 	{session.ErrQueueFull, problem{status: http.StatusTooManyRequests, code: codeTooManyTurns, text: session.ErrQueueFull.Error(), retryAfter: 5}},
-	{session.ErrKeyReused, problem{status: http.StatusUnprocessableEntity, code: codeKeyReused, text: session.ErrKeyReused.Error()}},
+	{store.ErrKeyReused, problem{status: http.StatusUnprocessableEntity, code: codeKeyReused, text: store.ErrKeyReused.Error()}},
 	{session.ErrNoGateway, problem{status: http.StatusServiceUnavailable, code: codeNoGateway, text: session.ErrNoGateway.Error()}},
 	{session.ErrHarness, problem{status: http.StatusServiceUnavailable, code: codeHarnessUnavailable, text: session.ErrHarness.Error()}},
 	{session.ErrRestart, problem{status: http.StatusConflict, code: codeNotRestartable, text: session.ErrRestart.Error()}},
@@ -159,6 +162,11 @@ func writeError(c echo.Context, err error) *problem {
 	if p.location != "" {
 		h.Set("Location", p.location)
 	}
+	id := requestID(c.Request().Context())
+	if p.replayOf != "" {
+		h.Set(headerReplayed, "true")
+		id = p.replayOf
+	}
 	if p.unread && c.Request().ContentLength != 0 {
 		h.Set("Connection", "close")
 	}
@@ -166,7 +174,7 @@ func writeError(c echo.Context, err error) *problem {
 	if details == nil {
 		details = []gen.ErrorDetail{}
 	}
-	body, _ := json.Marshal(gen.Error{Error: p.text, Code: p.code, RequestID: requestID(c.Request().Context()), Details: details})
+	body, _ := json.Marshal(gen.Error{Error: p.text, Code: p.code, RequestID: id, Details: details})
 	_ = c.Blob(p.status, "application/json", append(body, '\n')) // fails only if the client is gone
 	return p
 }

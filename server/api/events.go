@@ -38,7 +38,9 @@ func (h events) StreamEvents(ctx context.Context, r gen.StreamEventsRequestObjec
 		after = *r.Params.LastEventID
 	}
 	if r.Params.Follow == nil || *r.Params.Follow {
-		return stream{ctx: ctx, events: h, sessionID: r.SessionID, after: after}, nil
+		return stream{timeout: h.writeTimeout, ctx: ctx, follow: func(emit func([]session.Frame) error) error {
+			return h.sessions.Follow(ctx, r.SessionID, after, emit)
+		}}, nil
 	}
 	limit := defaultEventLimit
 	if r.Params.Limit != nil {
@@ -77,27 +79,32 @@ func (p eventPage) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	return err
 }
 
-// stream is a session's events as server-sent events, for as long as the client reads and the server runs. The response owns the
-// request's context, for it is written after the handler has returned.
+// stream is events as server-sent events, for as long as there are any, the client reads and the server runs. The response owns
+// the request's context, for it is written after the handler has returned.
 type stream struct {
-	events
-	ctx       context.Context
-	sessionID string
-	after     int64
+	ctx     context.Context
+	timeout time.Duration // of one write
+	follow  func(emit func([]session.Frame) error) error
 }
 
-// VisitStreamEventsResponse writes events until the reader or the server goes. Neither is a fault.
-func (s stream) VisitStreamEventsResponse(w http.ResponseWriter) error {
+// VisitStreamEventsResponse writes the stream.
+func (s stream) VisitStreamEventsResponse(w http.ResponseWriter) error { return s.write(w) }
+
+// VisitStreamMessageResponse writes the stream.
+func (s stream) VisitStreamMessageResponse(w http.ResponseWriter) error { return s.write(w) }
+
+// write writes events until the reader or the server goes. Neither is a fault.
+func (s stream) write(w http.ResponseWriter) error {
 	h := w.Header()
 	h.Set("Content-Type", contentTypeSSE)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
-	out := &eventWriter{w: w, rc: http.NewResponseController(w), timeout: s.writeTimeout}
+	out := &eventWriter{w: w, rc: http.NewResponseController(w), timeout: s.timeout}
 	if out.write(nil) != nil {
 		return nil
 	}
-	err := s.sessions.Follow(s.ctx, s.sessionID, s.after, out.write)
+	err := s.follow(out.write)
 	if out.failed || s.ctx.Err() != nil {
 		return nil
 	}

@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
 
@@ -16,12 +18,13 @@ import (
 )
 
 type messages struct {
-	store    *store.Store
-	sessions *session.Service
+	store        *store.Store
+	sessions     *session.Service
+	writeTimeout time.Duration // of one write to a reader of a stream
 }
 
 func (h messages) SendMessage(ctx context.Context, r gen.SendMessageRequestObject) (gen.SendMessageResponseObject, error) {
-	m, err := newMessage(r)
+	m, err := newMessage(r.Params.IdempotencyKey, r.Body)
 	if err != nil {
 		return nil, err
 	}
@@ -29,6 +32,7 @@ func (h messages) SendMessage(ctx context.Context, r gen.SendMessageRequestObjec
 	if err != nil {
 		return nil, orNotFound(err, sessionNotFound(r.SessionID))
 	}
+	releaseBody(ctx) // it is stored
 	if wantsAsync(r.Params.Prefer) {
 		return accepted(turn)
 	}
@@ -90,11 +94,46 @@ func (h messages) GetTurn(ctx context.Context, r gen.GetTurnRequestObject) (gen.
 }
 
 func (h messages) AbortTurn(ctx context.Context, r gen.AbortTurnRequestObject) (gen.AbortTurnResponseObject, error) {
-	aborted, err := h.sessions.Abort(ctx, r.SessionID)
+	turn, replayed, err := h.askAbort(ctx, r.SessionID)
 	if err != nil {
 		return nil, orNotFound(err, sessionNotFound(r.SessionID))
 	}
-	return gen.AbortTurn200JSONResponse{Aborted: aborted}, nil
+	aborted, err := h.sessions.Aborted(ctx, r.SessionID, turn)
+	if err != nil {
+		return nil, err
+	}
+	answer := gen.AbortTurn200JSONResponse{Body: gen.Aborted{Aborted: aborted}}
+	if replayed {
+		yes := "true"
+		answer.Headers.IdempotencyReplayed = &yes
+	}
+	return answer, nil
+}
+
+// askAbort asks for the end of the turn that runs, with a key once. What is stored then is not the answer, which is known only
+// when the turn has ended, but the turn: a repeat waits for the same one and never ends a later one. Of the answer that there is
+// no session the id of its request is stored.
+func (h messages) askAbort(ctx context.Context, sessionID string) (turn string, replayed bool, err error) {
+	request, ok := pendingOnce(ctx)
+	if !ok {
+		turn, err = h.sessions.Abort(ctx, sessionID)
+		return turn, false, err
+	}
+	asked, replayed, err := h.store.Once(ctx, request, func(ctx context.Context) (store.Answer, error) {
+		turn, err := h.sessions.Abort(ctx, sessionID)
+		if errors.Is(err, store.ErrNotFound) {
+			return store.Answer{Status: http.StatusNotFound, Body: []byte(requestID(ctx))}, nil
+		}
+		return store.Answer{Status: http.StatusOK, Body: []byte(turn)}, err
+	})
+	if err == nil && asked.Status == http.StatusNotFound {
+		p := toProblem(sessionNotFound(sessionID))
+		if replayed {
+			p.replayOf = string(asked.Body)
+		}
+		err = p
+	}
+	return string(asked.Body), replayed, err
 }
 
 func turnPath(t store.Turn) string {
@@ -102,15 +141,15 @@ func turnPath(t store.Turn) string {
 }
 
 // newMessage is what a request says, with one form for requests that say the same.
-func newMessage(r gen.SendMessageRequestObject) (session.Message, error) {
+func newMessage(key *string, body *gen.MessageCreate) (session.Message, error) {
 	var m session.Message
-	if key := r.Params.IdempotencyKey; key != nil {
+	if key != nil {
 		m.Key = *key
 	}
-	if text := given(r.Body.Text); text != nil {
+	if text := given(body.Text); text != nil {
 		m.Parts = []sandboxd.InputPart{{Type: "text", Text: text}}
 	}
-	for _, part := range orZero(r.Body.Parts) {
+	for _, part := range orZero(body.Parts) {
 		p, err := inputPart(part)
 		if err != nil {
 			return m, err
@@ -163,13 +202,18 @@ func turnAnswer(t store.Turn) (gen.Turn, error) {
 		},
 	}
 	for i, p := range parts {
-		answer.Parts[i] = gen.MessagePart{
-			ID: p.ID, Type: p.Type, Text: p.Text, Tool: p.Tool, CallID: p.CallID, Status: p.Status, Output: p.Output,
-		}
-		if p.Input != nil {
-			// What a sandbox sent may be anything; only an object is an input.
-			_ = json.Unmarshal(*p.Input, &answer.Parts[i].Input)
-		}
+		answer.Parts[i] = partAnswer(p)
 	}
 	return answer, nil
+}
+
+func partAnswer(p sandboxd.OutputPart) gen.MessagePart {
+	answer := gen.MessagePart{
+		ID: p.ID, Type: p.Type, Text: p.Text, Tool: p.Tool, CallID: p.CallID, Status: p.Status, Output: p.Output,
+	}
+	if p.Input != nil {
+		// What a sandbox sent may be anything; only an object is an input.
+		_ = json.Unmarshal(*p.Input, &answer.Input)
+	}
+	return answer
 }

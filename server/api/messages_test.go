@@ -285,7 +285,7 @@ func TestAMessageIsRefusedWithTheReason(t *testing.T) {
 	refused(t, resp, e, 404, "session_not_ready")
 
 	codex := s.newAgent(t, `{"model":"m","harness_id":"codex"}`)
-	tui, err := s.client.CreateSessionWithResponse(t.Context(), codex.ID, client.SessionCreate{})
+	tui, err := s.client.CreateSessionWithResponse(t.Context(), codex.ID, nil, client.SessionCreate{})
 	if err != nil || tui.JSON200 == nil || !tui.JSON200.SupportsTui {
 		t.Fatalf("create: %s, %v", tui.Body, err)
 	}

@@ -136,11 +136,11 @@ func cors(origins []string) echo.MiddlewareFunc {
 			}
 			h.Set("Access-Control-Allow-Origin", origin)
 			if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
-				h.Set("Access-Control-Expose-Headers", "Location, Retry-After, "+headerRequestID)
+				h.Set("Access-Control-Expose-Headers", "ETag, Location, Retry-After, "+headerReplayed+", "+headerRequestID)
 				return next(c)
 			}
 			h.Set("Access-Control-Allow-Methods", "GET, POST, PATCH, DELETE")
-			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, Prefer, "+headerRequestID)
+			h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, "+headerKey+", If-Match, Last-Event-ID, Prefer, "+headerRequestID)
 			h.Set("Access-Control-Max-Age", "600")
 			return c.NoContent(http.StatusNoContent)
 		}

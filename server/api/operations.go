@@ -17,8 +17,13 @@ const defaultBodyLimit = 1 << 20
 
 var bodyLimits = map[string]int64{
 	"createAgent":   16 << 20,
+	"updateAgent":   16 << 20,
+	"createSkill":   2 << 20,
+	"updateSkill":   2 << 20,
+	"attachSkill":   2 << 20,
 	"createSession": 8 << 20,
 	"sendMessage":   32 << 20,
+	"streamMessage": 32 << 20,
 }
 
 // rule finds what is wrong with a body beyond its schema. The body may violate the schema.
@@ -35,6 +40,7 @@ type operation struct {
 	required  bool             // the body
 	limit     int64            // bytes of the body
 	rule      rule             // may be nil
+	key       *openapi3.Schema // of the header that makes a request happen once; nil: there is none
 }
 
 // operations reads the embedded document into a table by method and path.
@@ -66,6 +72,9 @@ func newOperation(doc *openapi3.T, path, method string, item *openapi3.PathItem,
 		for _, p := range list {
 			if p.Value.In == openapi3.ParameterInQuery || p.Value.In == openapi3.ParameterInHeader {
 				op.params = append(op.params, p.Value)
+				if p.Value.Name == headerKey && doesOnce(op.id) {
+					op.key = p.Value.Schema.Value
+				}
 			}
 		}
 	}

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
@@ -25,18 +24,32 @@ var reservedEnv = []string{
 	"AGENT_REQUIREMENTS",
 }
 
-// fileRoots are the directories that files may be written under.
-var fileRoots = []string{"~", "/workspace", "/tmp", "/data"}
-
 // rules are what a schema cannot say about bodies. They run beside the schema, so that all violations are reported at once, and
 // leave values of the wrong type to it.
 type rules struct{ schemes []string }
 
 func (r rules) byOperation() map[string]rule {
-	return map[string]rule{"createAgent": r.agent, "createSession": checkSession, "sendMessage": checkMessage}
+	return map[string]rule{
+		"createAgent": r.agent, "updateAgent": r.agentUpdate, "createSession": checkSession, "sendMessage": checkMessage, "streamMessage": checkMessage,
+		"createSkill": checkSkill, "updateSkill": checkSkill, "attachSkill": checkAttach,
+	}
 }
 
 func (r rules) agent(body map[string]any, found *violations) {
+	r.network(body, found)
+	checkEnv(body, "", found)
+	checkFiles(body, found)
+}
+
+// agentUpdate leaves to the handler what depends on what is stored.
+func (r rules) agentUpdate(body map[string]any, found *violations) {
+	r.network(body, found)
+	checkEnv(body, envMask, found)
+	checkFiles(body, found)
+	checkDigests(body, found)
+}
+
+func (r rules) network(body map[string]any, found *violations) {
 	if s, ok := body["repo_url"].(string); ok {
 		found.addIf("/repo_url", checkRepoURL(s, r.schemes))
 	}
@@ -54,11 +67,9 @@ func (r rules) agent(body map[string]any, found *violations) {
 			}
 		}
 	}
-	checkEnv(body, found)
-	checkFiles(body, found)
 }
 
-func checkSession(body map[string]any, found *violations) { checkEnv(body, found) }
+func checkSession(body map[string]any, found *violations) { checkEnv(body, "", found) }
 
 // addIf adds a message unless it is empty.
 func (v *violations) addIf(field, message string) {
@@ -67,27 +78,38 @@ func (v *violations) addIf(field, message string) {
 	}
 }
 
-func checkEnv(body map[string]any, found *violations) {
+// checkEnv counts a value that is the mask, if there is one, as empty: what it stands for is not known yet.
+func checkEnv(body map[string]any, mask string, found *violations) {
 	env, ok := body["env_vars"].(map[string]any)
 	if !ok {
 		return
 	}
-	size := 2 + max(0, len(env)-1) // braces and commas
-	var quoted []byte
-	for key, value := range env {
-		s, _ := value.(string)
-		quoted, _ = jsontext.AppendQuote(quoted[:0], key) // both are valid UTF-8
-		size += len(quoted) + 1
-		quoted, _ = jsontext.AppendQuote(quoted[:0], s)
-		size += len(quoted)
-	}
+	values := make(map[string]string, len(env))
 	for _, key := range slices.Sorted(maps.Keys(env)) {
+		if s, _ := env[key].(string); s != mask {
+			values[key] = s
+		} else {
+			values[key] = ""
+		}
 		switch field := pointer("env_vars", key); {
 		case !isEnvName(key):
 			found.add(field, "is not the name of an environment variable")
 		case slices.Contains(reservedEnv, key):
 			found.add(field, "is reserved")
 		}
+	}
+	checkEnvSize(values, found)
+}
+
+func checkEnvSize(env map[string]string, found *violations) {
+	size := 2 + max(0, len(env)-1) // braces and commas
+	var quoted []byte
+	for key, value := range env {
+		for _, s := range []string{key, value} {
+			quoted, _ = jsontext.AppendQuote(quoted[:0], s) // both are valid UTF-8
+			size += len(quoted)
+		}
+		size++ // colon
 	}
 	if size > maxEnvBytes {
 		found.addf("/env_vars", "has %d bytes as compact JSON and may have %d", size, maxEnvBytes)
@@ -102,51 +124,6 @@ func isEnvName(s string) bool {
 		}
 	}
 	return s != ""
-}
-
-func checkFiles(body map[string]any, found *violations) {
-	files, _ := body["sandbox_files"].([]any)
-	total := 0
-	for i, f := range files {
-		file, _ := f.(map[string]any)
-		content, ok := file["content"].(string)
-		total += len(content)
-		at := func(name string) string { return pointer("sandbox_files", strconv.Itoa(i), name) }
-		if path, ok := file["sandbox_path"].(string); ok {
-			found.addIf(at("sandbox_path"), checkSandboxPath(path))
-		}
-		size, given := file["size"].(json.Number)
-		if ok && given && checkBase64(content) == nil && size.String() != strconv.Itoa(decodedLen(content)) {
-			found.add(at("size"), "is not the size of the content")
-		}
-	}
-	if total > maxFilesBase64 {
-		found.addf("/sandbox_files", "has %d characters of base64 in all and may have %d", total, maxFilesBase64)
-	}
-}
-
-// checkSandboxPath says what is wrong with the path of a file in a sandbox.
-func checkSandboxPath(path string) string {
-	root, rest, _ := strings.Cut(strings.TrimPrefix(path, "/"), "/")
-	if strings.HasPrefix(path, "/") {
-		root = "/" + root
-	}
-	segments := strings.Split(rest, "/")
-	switch {
-	case path == "":
-		return "" // minLength has said so
-	case !slices.Contains(fileRoots, root):
-		return "must be under " + strings.Join(fileRoots, ", ")
-	case slices.Contains(segments, ".."):
-		return "must not have a .. segment"
-	case slices.Contains([]string{"", "."}, segments[len(segments)-1]):
-		return "must name a file"
-	case hasControl(path):
-		return "must not have control characters"
-	case slices.ContainsFunc(segments, func(s string) bool { return len(s) > 255 }):
-		return "has a name of more than 255 bytes"
-	}
-	return ""
 }
 
 func hasControl(s string) bool {

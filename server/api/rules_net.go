@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -34,8 +35,15 @@ func checkWebURL(s string, schemes ...string) string {
 		return "must not have a fragment"
 	case !isHost(u.Hostname()):
 		return "must have a host name or IP address"
+	case !isPort(u.Port()):
+		return "must have a port of 1 to 65535, if any"
 	}
 	return ""
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return s == "" || err == nil && n > 0
 }
 
 func isHost(host string) bool {

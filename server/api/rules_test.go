@@ -53,11 +53,11 @@ func TestRepositoryURLs(t *testing.T) {
 	table(t, func(s string) string { return checkRepoURL(s, []string{"https"}) },
 		[]string{
 			"https://github.com/org/repo", "https://github.com/org/repo.git", "HTTPS://github.com/x", "https://git.example.com:8443/x?y=z", "https://1.2.3.4/x",
-			"https://[2001:db8::1]/x", "https://h", "https://h/a%20b",
+			"https://[2001:db8::1]/x", "https://h", "https://h/a%20b", "https://h:65535/x", "https://h:/x",
 		},
 		[]string{
 			"", "github.com/org/repo", "http://github.com/x", "git@github.com:org/repo", "ssh://git@github.com/x", "git://h/x", "file:///x", "ext::sh -c id", "https:x", "https:///x",
-			"https://user@h/x", "https://user:pw@h/x", "https://@h/x", "https://h/x#f", "https://h/x#", "https://h/\nx", "https://h/x y", "https://h\\x", "https://-h/x", "https://h:port/x",
+			"https://user@h/x", "https://user:pw@h/x", "https://@h/x", "https://h/x#f", "https://h/x#", "https://h/\nx", "https://h/x y", "https://h\\x", "https://-h/x", "https://h:port/x", "https://h:65536/x", "https://h:0/x",
 			"https://[fe80::1%25eth0]/x", "https://0x7f000001/x", "https://h_x/y", "https://%00/x", "//h/x", "/x", "-x", "https://ex\x00ample.com/",
 		})
 	table(t, func(s string) string { return checkRepoURL(s, []string{"https", "http", "file"}) },

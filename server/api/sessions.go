@@ -2,6 +2,8 @@ package api
 
 import (
 	"context"
+	"errors"
+	"slices"
 
 	"github.com/oapi-codegen/nullable"
 
@@ -18,16 +20,39 @@ type sessions struct {
 func (h sessions) CreateSession(ctx context.Context, r gen.CreateSessionRequestObject) (gen.CreateSessionResponseObject, error) {
 	p := session.CreateParams{AgentID: r.AgentID}
 	if b := r.Body; b != nil {
-		if err := refuseSkills(orZero(b.SkillIds)); err != nil {
+		var err error
+		if p.Skills, err = h.currentSkills(ctx, orZero(b.SkillIds)); err != nil {
 			return nil, err
 		}
 		p.Title, p.InitialPrompt, p.EnvVars = given(b.Title), given(b.InitialPrompt), orZero(b.EnvVars)
 	}
 	s, err := h.sessions.Create(ctx, p)
+	if errors.Is(err, session.ErrPrompt) {
+		return nil, invalid([]gen.ErrorDetail{{Field: "/skill_ids", Message: session.ErrPrompt.Error()}})
+	}
 	if err != nil {
 		return nil, orNotFound(err, agentNotFound(r.AgentID))
 	}
-	return gen.CreateSession200JSONResponse(sessionAnswer(s)), nil
+	return gen.CreateSession200JSONResponse{Body: sessionAnswer(s)}, nil
+}
+
+// currentSkills are the current versions of skills of the library, each once.
+func (h sessions) currentSkills(ctx context.Context, ids []string) ([]store.SkillRef, error) {
+	known, err := h.store.SkillsByID(ctx, ids)
+	if err != nil {
+		return nil, err
+	}
+	var refs []store.SkillRef
+	for _, id := range ids {
+		sk := known[id]
+		if !sk.Library {
+			return nil, skillNotFound(id)
+		}
+		if ref := (store.SkillRef{ID: id, Version: sk.Version}); !slices.Contains(refs, ref) {
+			refs = append(refs, ref)
+		}
+	}
+	return refs, nil
 }
 
 func (h sessions) GetSession(ctx context.Context, r gen.GetSessionRequestObject) (gen.GetSessionResponseObject, error) {
@@ -76,7 +101,7 @@ func (h sessions) StopSession(ctx context.Context, r gen.StopSessionRequestObjec
 	if err != nil {
 		return nil, orNotFound(err, sessionNotFound(r.SessionID))
 	}
-	return gen.StopSession200JSONResponse(sessionAnswer(s)), nil
+	return gen.StopSession200JSONResponse{Body: sessionAnswer(s)}, nil
 }
 
 func (h sessions) RestartSession(ctx context.Context, r gen.RestartSessionRequestObject) (gen.RestartSessionResponseObject, error) {
@@ -84,7 +109,7 @@ func (h sessions) RestartSession(ctx context.Context, r gen.RestartSessionReques
 	if err != nil {
 		return nil, orNotFound(err, sessionNotFound(r.SessionID))
 	}
-	return gen.RestartSession200JSONResponse(sessionAnswer(s)), nil
+	return gen.RestartSession200JSONResponse{Body: sessionAnswer(s)}, nil
 }
 
 // sessionAnswer is the public form of a session. Its terminal is not served by this version.

@@ -1,51 +1,71 @@
 package api
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
+	"context"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strings"
 	"time"
 
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/labstack/echo/v4"
-	"github.com/oapi-codegen/runtime"
+
+	"github.com/litellm-agent-platform/lap/store"
 )
 
 const bodyKey = "lap.body" // the decoded body in the echo context
 
 // validate refuses requests that the OpenAPI document does not allow, with all their violations at once, and leaves the decoded
-// body for the binder.
-func validate(table map[string]*operation, bodyTimeout time.Duration) echo.MiddlewareFunc {
+// body for the binder. A request with an Idempotency-Key is answered through st, its refusal included, as soon as its body is there.
+func validate(st *store.Store, table map[string]*operation, bodyTimeout time.Duration) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			op := find(table, c)
 			if op == nil {
 				return next(c)
 			}
-			var found violations
-			op.checkParams(c.Request(), &found)
-			if op.body != nil {
-				body, ok, err := op.readBody(c, bodyTimeout)
-				if err != nil {
+			key := op.keyOf(c.Request())
+			var data []byte
+			if op.body != nil || key != "" {
+				var err error
+				if data, err = op.readBody(c, bodyTimeout); err != nil {
 					return err
 				}
-				if ok {
-					op.checkBody(body, &found)
-					c.Set(bodyKey, body)
-				}
 			}
-			if len(found.list) > 0 {
-				return invalid(found.list)
+			if key == "" {
+				return op.handle(c, data, next)
 			}
-			return next(c)
+			request := onceRequest(c.Request(), key, data)
+			if waits(op.id) {
+				c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), onceRequestKey{}, request)))
+				return op.handle(c, data, next)
+			}
+			return once(st, c, request, func() error { return op.handle(c, data, next) })
 		}
 	}
+}
+
+// handle checks a request whose body is data and passes it on.
+func (op *operation) handle(c echo.Context, data []byte, next echo.HandlerFunc) error {
+	var found violations
+	op.checkParams(c.Request(), &found)
+	if op.body != nil {
+		body, ok, err := op.decodeBody(c, data)
+		if err != nil {
+			return err
+		}
+		if ok {
+			op.checkBody(body, &found)
+			c.Set(bodyKey, body)
+		}
+	}
+	if len(found.list) > 0 {
+		return invalid(found.list)
+	}
+	return next(c)
 }
 
 // binder gives handlers the body that was validated, with names matched exactly.
@@ -56,7 +76,8 @@ func (binder) Bind(dst any, c echo.Context) error {
 	if body == nil {
 		return io.EOF // what the generated code takes for "no body"
 	}
-	if err := runtime.BindJSONValue(body, dst); err != nil {
+	c.Set(bodyKey, nil) // it may be large, and the handler may wait for long
+	if err := bind(body, reflect.ValueOf(dst).Elem()); err != nil {
 		return &problem{status: http.StatusBadRequest, code: codeInvalidRequest, text: "request is invalid"}
 	}
 	return nil
@@ -89,69 +110,6 @@ func (op *operation) checkParams(r *http.Request, found *violations) {
 			found.addParam(field, p.Schema.Value, openapi3filter.ValidateParameter(r.Context(), input, p))
 		}
 	}
-}
-
-// readBody returns the decoded body; ok is false if there is none and none is needed.
-func (op *operation) readBody(c echo.Context, timeout time.Duration) (body any, ok bool, err error) {
-	r := c.Request()
-	types := r.Header.Values("Content-Type")
-	if len(types) > 0 && !isJSON(types) {
-		return nil, false, unsupportedMedia(true)
-	}
-	if r.ContentLength > op.limit {
-		return nil, false, op.tooLarge()
-	}
-	data, err := op.readAll(c, timeout)
-	switch {
-	case err != nil:
-		return nil, false, err
-	case len(data) == 0 && op.required:
-		return nil, false, badJSON("", "the body is empty")
-	case len(data) == 0:
-		return nil, false, nil
-	case len(types) == 0:
-		return nil, false, unsupportedMedia(false)
-	}
-	body, err = decodeJSON(data)
-	return body, err == nil, err
-}
-
-func (op *operation) readAll(c echo.Context, timeout time.Duration) ([]byte, error) {
-	r := c.Request()
-	// Fails only where there is no connection, as in benchmarks. net/http takes the deadline away when the body has ended.
-	_ = http.NewResponseController(c.Response()).SetReadDeadline(time.Now().Add(timeout))
-	var buf bytes.Buffer
-	if r.ContentLength > 0 {
-		buf.Grow(int(r.ContentLength) + bytes.MinRead)
-	}
-	_, err := buf.ReadFrom(http.MaxBytesReader(c.Response(), r.Body, op.limit))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		return nil, op.tooLarge()
-	case err != nil: // too slow, ill-formed, or the client is gone, which then does not see the answer
-		return nil, &problem{status: http.StatusBadRequest, code: codeInvalidRequest, text: "the body did not arrive whole", unread: true}
-	}
-	return buf.Bytes(), nil
-}
-
-func (op *operation) tooLarge() error {
-	return &problem{status: http.StatusRequestEntityTooLarge, code: codeTooLarge, unread: true,
-		text: fmt.Sprintf("body is larger than %d bytes", op.limit)}
-}
-
-func unsupportedMedia(unread bool) error {
-	return &problem{status: http.StatusUnsupportedMediaType, code: codeUnsupportedMedia,
-		text: "Content-Type must be application/json", unread: unread}
-}
-
-func isJSON(types []string) bool {
-	if len(types) != 1 {
-		return false
-	}
-	media, params, err := mime.ParseMediaType(types[0])
-	charset := params["charset"]
-	return err == nil && media == "application/json" && (charset == "" || strings.EqualFold(charset, "utf-8"))
 }
 
 func (op *operation) checkBody(body any, found *violations) {

@@ -134,7 +134,7 @@ func messageOf(e *openapi3.SchemaError) string {
 	}
 }
 
-var formatNames = map[string]string{"byte": "strict base64", "uuid": "a UUID in lower case"}
+var formatNames = map[string]string{"byte": "strict base64", "uuid": "a UUID in lower case", "int64": "an integer of 64 bits"}
 
 func number(f float64) string { return strconv.FormatFloat(f, 'f', -1, 64) }
 

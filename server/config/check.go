@@ -28,6 +28,9 @@ func (c *Config) check(p *problems) {
 	if c.ShutdownTimeout <= 0 {
 		p.add("SHUTDOWN_TIMEOUT", "must be more than 0")
 	}
+	if c.MaxConnections <= 0 {
+		p.add("MAX_CONNECTIONS", "must be more than 0")
+	}
 	c.checkGit(p)
 }
 

@@ -40,6 +40,7 @@ type Config struct {
 	Runtime          string        `env:"RUNTIME" envDefault:"local" desc:"Where sandboxes run: local, as processes of this machine."`
 	StartTimeout     time.Duration `env:"START_TIMEOUT" envDefault:"10m" desc:"Time a session may take to become ready, the first installation of its harness included."`
 	ShutdownTimeout  time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"30s" desc:"Time that requests get to end after SIGTERM."`
+	MaxConnections   int           `env:"MAX_CONNECTIONS" envDefault:"10000" desc:"Connections that are served at once. Further ones wait. Fewer if the limit of open files is lower."`
 	LogLevel         slog.Level    `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
 	LiteLLMAPIBase   string        `env:"LITELLM_API_BASE" desc:"URL of the model gateway, with or without /v1. Without it no session can be opened."`
 	LiteLLMAPIKey    Secret        `env:"LITELLM_API_KEY" desc:"Key for the model gateway."`
@@ -119,6 +120,8 @@ func kindOf(t reflect.Type) string {
 		return "true or false"
 	case reflect.TypeFor[time.Duration]():
 		return "a duration such as 30s or 10m"
+	case reflect.TypeFor[int]():
+		return "a whole number"
 	case reflect.TypeFor[slog.Level]():
 		return "one of debug, info, warn, error"
 	default:

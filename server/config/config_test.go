@@ -24,7 +24,7 @@ func TestNothingSetGivesALocalServer(t *testing.T) {
 	want := config.Config{
 		ListenAddr: "127.0.0.1:3000", BaseURL: "http://127.0.0.1:3000", MetricsAddr: "127.0.0.1:9464",
 		DataDir: "/home/x/.local/share/lap", HarnessDir: "/home/x/.local/share/lap/harness", Runtime: "local",
-		StartTimeout: 10 * time.Minute, ShutdownTimeout: 30 * time.Second, LogLevel: slog.LevelInfo,
+		StartTimeout: 10 * time.Minute, ShutdownTimeout: 30 * time.Second, MaxConnections: 10_000, LogLevel: slog.LevelInfo,
 		GitTokenHosts: []string{"github.com"}, RepoURLSchemes: []string{"https"}, ContainerEnv: config.SecretMap{},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -63,7 +63,7 @@ func TestValuesAreBroughtIntoOneForm(t *testing.T) {
 func TestAllProblemsAreReportedAtOnceWithoutValues(t *testing.T) {
 	t.Parallel()
 	environ := []string{
-		"ALLOW_NON_LOOPBACK=bad-1", "START_TIMEOUT=bad-2", "LOG_LEVEL=bad-3", "SHUTDOWN_TIMEOUT=-1s", "LISTEN_ADDR=bad-4", "METRICS_ADDR=bad-5",
+		"ALLOW_NON_LOOPBACK=bad-1", "START_TIMEOUT=bad-2", "LOG_LEVEL=bad-3", "SHUTDOWN_TIMEOUT=-1s", "MAX_CONNECTIONS=bad-14", "LISTEN_ADDR=bad-4", "METRICS_ADDR=bad-5",
 		"DATABASE_URL=mysql://bad-6", "MASTER_KEY=bad-7", "BASE_URL=bad-8", "CORS_ALLOWED_ORIGINS=*", "LITELLM_API_KEY=bad-9", "RUNTIME=bad-10",
 		"GIT_TOKEN_HOSTS=https://bad-11/", "REPO_URL_SCHEMES=ssh", "CONTAINER_ENV_=bad-12", "CONTAINER_ENV_1A=bad-13",
 	}
@@ -76,7 +76,7 @@ func TestAllProblemsAreReportedAtOnceWithoutValues(t *testing.T) {
 	}
 	lines := strings.Split(err.Error(), "\n")
 	for _, name := range []string{
-		"ALLOW_NON_LOOPBACK", "START_TIMEOUT", "LOG_LEVEL", "SHUTDOWN_TIMEOUT", "LISTEN_ADDR", "METRICS_ADDR", "DATABASE_URL", "MASTER_KEY",
+		"ALLOW_NON_LOOPBACK", "START_TIMEOUT", "LOG_LEVEL", "SHUTDOWN_TIMEOUT", "MAX_CONNECTIONS", "LISTEN_ADDR", "METRICS_ADDR", "DATABASE_URL", "MASTER_KEY",
 		"ENCRYPTION_KEY", "BASE_URL", "CORS_ALLOWED_ORIGINS", "LITELLM_API_BASE", "RUNTIME", "GIT_TOKEN_HOSTS", "REPO_URL_SCHEMES",
 		"CONTAINER_ENV_", "CONTAINER_ENV_1A", "DATA_DIR",
 	} {

@@ -30,10 +30,15 @@ func (r *reconciler) binding(ctx context.Context, s store.Session, agent store.A
 			return sandboxd.SessionConfig{}, fmt.Errorf("read settings: %w", err)
 		}
 	}
+	skills, err := r.equip(ctx, s, &agent)
+	if err != nil {
+		return sandboxd.SessionConfig{}, err
+	}
 	cfg := sandboxd.SessionConfig{
 		SessionID: s.ID, Attempt: s.Attempt, HarnessID: s.HarnessID, HarnessSessionID: s.HarnessSessionID,
 		Model: agent.Model, Prompt: agent.Prompt, Requirements: agent.Requirements, McpServers: agent.MCPServers,
 		Gateway: o.Gateway, Env: environment(o, agent, own),
+		Files: skills, // the agent's own files may replace them
 	}
 	for _, f := range agent.Files {
 		cfg.Files = append(cfg.Files, sandboxd.File{Path: f.Path, Content: f.Content})
@@ -56,6 +61,10 @@ func branch(a store.Agent) string {
 	return "main"
 }
 
+// maxVariable is what Linux takes of one variable: name, value, what stands between them and what ends them. With a longer one no
+// process starts. Prompts and requirements reach a harness in other ways too.
+const maxVariable = 128<<10 - 1
+
 // environment merges what the operator, the agent, the session and the platform say, each stronger than the one before.
 func environment(o Options, a store.Agent, own map[string]string) map[string]string {
 	env := map[string]string{}
@@ -66,7 +75,7 @@ func environment(o Options, a store.Agent, own map[string]string) map[string]str
 	env["LITELLM_API_BASE"], env["LITELLM_API_KEY"], env["LITELLM_DEFAULT_MODEL"] = o.Gateway.BaseURL, o.Gateway.APIKey, a.Model
 	for key, v := range map[string]*string{"AGENT_PROMPT": a.Prompt, "AGENT_REQUIREMENTS": a.Requirements, "REPO_URL": a.RepoURL} {
 		delete(env, key)
-		if v != nil {
+		if v != nil && len(key)+len(*v) < maxVariable {
 			env[key] = *v
 		}
 	}

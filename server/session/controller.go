@@ -153,8 +153,11 @@ func (r *reconciler) resync(ctx context.Context, now <-chan struct{}) {
 	}
 }
 
-// sweep queues every session with something left to do and removes what belongs to no session.
+// sweep queues every session with something left to do and removes what belongs to no session, and answers nobody may ask for.
 func (r *reconciler) sweep(ctx context.Context) error {
+	if _, err := r.c.o.Store.ForgetAnswers(ctx); err != nil {
+		return err
+	}
 	ids, err := r.c.o.Store.UnsettledSessions(ctx)
 	if err != nil {
 		return fmt.Errorf("list unsettled sessions: %w", err)

@@ -11,8 +11,9 @@ import (
 	"github.com/litellm-agent-platform/lap/store"
 )
 
-func endsTurn(r sandboxd.Record) bool {
-	return r.Type == "turn.completed" || r.Type == "turn.failed" || r.Type == "turn.aborted"
+// endsTurn tells whether an event or record of this type ends its turn.
+func endsTurn(typ string) bool {
+	return typ == "turn.completed" || typ == "turn.failed" || typ == "turn.aborted"
 }
 
 // handOver gives the sandbox one turn after the other: it commits that the turn is handed, then sends it. A turn is sent again
@@ -80,7 +81,7 @@ func (l *link) abort(ctx context.Context, sent *store.Turn) error {
 func (l *link) nextTurn(ctx context.Context) (*store.Turn, error) {
 	var next *store.Turn
 	err := l.observe(ctx, func(tx *store.SessionTx) error {
-		if tx.Session.Status != Ready {
+		if tx.Session.Status != Ready || tx.Session.SandboxState != sandboxRunning {
 			return nil
 		}
 		open, err := tx.OpenTurns()

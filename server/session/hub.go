@@ -21,9 +21,10 @@ const (
 
 // Frame is one event, encoded once for all subscribers.
 type Frame struct {
-	Seq   int64
-	Type  string
-	Event []byte // the public Event as one line of JSON
+	Seq    int64
+	Type   string
+	TurnID string // empty: of no turn
+	Event  []byte // the public Event as one line of JSON
 }
 
 // EncodeEvent returns the public form of an event, as one line of JSON.
@@ -218,6 +219,9 @@ func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, error)
 	frames := make([]Frame, len(events))
 	for i, e := range events {
 		frames[i] = Frame{Seq: e.Seq, Type: e.Type, Event: EncodeEvent(e)}
+		if e.TurnID != nil {
+			frames[i].TurnID = *e.TurnID
+		}
 	}
 	return frames, err
 }

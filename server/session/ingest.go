@@ -53,9 +53,9 @@ func ingestSession(tx *store.SessionTx, rec sandboxd.Record) error {
 		return nil
 	}
 	switch {
-	case rec.Type == "phase" && tx.Session.Status == Creating:
+	case rec.Type == "phase" && starting(tx.Session):
 		setPhase(tx, clip(d.Phase, 64), clip(d.Detail, 1000), rec.N)
-	case rec.Type == "ready" && tx.Session.Status == Creating:
+	case rec.Type == "ready" && starting(tx.Session):
 		now := tx.Now()
 		if *tx.Session.Phase != "ready" { // else it came with a detail of its own
 			setPhase(tx, "ready", "", rec.N)
@@ -95,8 +95,7 @@ func ingestTurn(tx *store.SessionTx, rec sandboxd.Record, turns map[string]*stor
 	}
 	now := tx.Now()
 	tx.Session.LastSeenAt = &now
-	switch rec.Type {
-	case "turn.completed", "turn.failed", "turn.aborted":
+	if endsTurn(rec.Type) {
 		return ingestEnd(tx, rec, t)
 	}
 	e.TurnID = &t.ID

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"time"
@@ -82,7 +83,7 @@ func TestAnAgentsDeletionStopsItsLiveSessions(t *testing.T) {
 		id, other := r.open(session.CreateParams{AgentID: agent}), r.open(session.CreateParams{})
 		r.await(id, session.Ready)
 		r.await(other, session.Ready)
-		if err := r.service.DeleteAgent(t.Context(), agent); err != nil {
+		if err := r.service.DeleteAgent(t.Context(), agent, nil); err != nil {
 			t.Fatal(err)
 		}
 		if s := r.session(id); s.Status != session.Dead || *s.FailureReason != "agent deleted" || s.StoppedAt == nil {
@@ -92,7 +93,7 @@ func TestAnAgentsDeletionStopsItsLiveSessions(t *testing.T) {
 		if s := r.session(other); s.Status != session.Ready {
 			t.Errorf("the other agent's session is %s", s.Status)
 		}
-		if err := r.service.DeleteAgent(t.Context(), agent); !errors.Is(err, store.ErrNotFound) {
+		if err := r.service.DeleteAgent(t.Context(), agent, nil); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("second delete: %v", err)
 		}
 		if _, err := r.service.Create(t.Context(), session.CreateParams{AgentID: agent}); !errors.Is(err, store.ErrNotFound) {
@@ -105,12 +106,19 @@ func TestAbortEndsTheRunningTurnOnly(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		r.rt.onTurn = func(b *box, turn sandboxd.Turn) { b.emit("turn.started", turn.ID, `{}`) }
 		id := r.open(session.CreateParams{})
-		if aborted, err := r.service.Abort(t.Context(), id); aborted || err != nil {
+		abort := func() (bool, error) {
+			turn, err := r.service.Abort(t.Context(), id)
+			if err != nil {
+				return false, err
+			}
+			return r.service.Aborted(t.Context(), id, turn)
+		}
+		if aborted, err := abort(); aborted || err != nil {
 			t.Errorf("with no turn: %v %v", aborted, err)
 		}
 		first, second := r.send(id, "one"), r.send(id, "two")
 		eventually(t, "the first turn", func() bool { return r.count(id, "turn.started") == 1 })
-		if aborted, err := r.service.Abort(t.Context(), id); !aborted || err != nil {
+		if aborted, err := abort(); !aborted || err != nil {
 			t.Errorf("abort: %v %v", aborted, err)
 		}
 		if got := r.wait(first); got.Status != session.TurnAborted || *got.ErrorName != "aborted" {
@@ -124,7 +132,7 @@ func TestAbortEndsTheRunningTurnOnly(t *testing.T) {
 		r.stop()
 		done := make(chan bool)
 		go func() {
-			aborted, err := r.service.Abort(t.Context(), id)
+			aborted, err := abort()
 			done <- aborted && err == nil
 		}()
 		eventually(t, "the wish to be stored", func() bool {
@@ -183,11 +191,37 @@ func TestARestartIsANewAttemptOfTheSameConversation(t *testing.T) {
 		if got := r.wait(r.send(id, "once more")); got.Status != session.TurnCompleted {
 			t.Errorf("turn after restart = %+v", got)
 		}
-		if err := r.service.DeleteAgent(t.Context(), r.session(id).AgentID); err != nil {
+		if err := r.service.DeleteAgent(t.Context(), r.session(id).AgentID, nil); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.service.Restart(t.Context(), id); !errors.Is(err, session.ErrRestart) {
 			t.Errorf("restart without agent: %v", err)
+		}
+	})
+}
+
+func TestAnswersThatNobodyMayAskForAnyMoreAreForgotten(t *testing.T) {
+	t.Parallel()
+	storetest.EachKind(t, func(t *testing.T, kind string) {
+		o := storetest.Options(t, kind)
+		r := newRig(t, storetest.OpenWith(t, o))
+		for _, key := range []string{"old", "young"} {
+			_, _, err := r.o.Store.Once(t.Context(), store.Request{Key: key}, func(context.Context) (store.Answer, error) {
+				return store.Answer{Status: 200}, nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.stop()
+		storetest.Exec(t, o, "UPDATE answers SET created_at = 1 WHERE key = 'old'")
+		r.lead()
+		eventually(t, "one answer to be gone", func() bool { return storetest.Rows(t, o, "answers") == 1 })
+		_, replayed, err := r.o.Store.Once(t.Context(), store.Request{Key: "young"}, func(context.Context) (store.Answer, error) {
+			return store.Answer{}, errors.New("done again")
+		})
+		if err != nil || !replayed {
+			t.Errorf("the young one: %v", err)
 		}
 	})
 }

@@ -158,10 +158,11 @@ func (l *link) giveUp(ctx context.Context, cause error) {
 	}
 }
 
-// observe changes the session if it is live and this sandbox still serves it.
+// observe changes the session if it is live and this sandbox still serves it, and will go on to.
 func (l *link) observe(ctx context.Context, fn func(*store.SessionTx) error) error {
 	return l.r.c.o.Store.Observe(ctx, l.r.lease, l.session, func(tx *store.SessionTx) error {
-		if tx.Session.SandboxID != string(l.box) || tx.Session.Attempt != l.attempt || !live(tx.Session.Status) {
+		if tx.Session.SandboxID != string(l.box) || tx.Session.Attempt != l.attempt || !live(tx.Session.Status) ||
+			tx.Session.Desired == wantSuspended {
 			return errStale
 		}
 		return fn(tx)
@@ -298,7 +299,7 @@ func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record) error {
 		if err := l.observe(ctx, func(tx *store.SessionTx) error { return ingest(tx, group) }); err != nil {
 			return fmt.Errorf("store events: %w", err)
 		}
-		if slices.ContainsFunc(group, endsTurn) {
+		if slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) }) {
 			l.busy.Store(false)
 			l.poke()
 		}

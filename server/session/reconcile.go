@@ -33,6 +33,8 @@ func (r *reconciler) reconcile(ctx context.Context, id string) error {
 		return nil
 	case !live(sess.Status):
 		err = r.cleanUp(ctx, sess)
+	case sess.Desired == wantSuspended:
+		err = r.retire(ctx, sess)
 	case sess.SandboxID == "":
 		err = r.assign(ctx, sess)
 	default:
@@ -113,7 +115,7 @@ func (r *reconciler) assign(ctx context.Context, s store.Session) error {
 
 // observe looks at the sandbox of a live session.
 func (r *reconciler) observe(ctx context.Context, s store.Session) error {
-	if s.Status == Creating {
+	if starting(&s) {
 		left := time.Until(s.AttemptStartedAt.Add(r.c.o.StartTimeout))
 		if left <= 0 {
 			return r.lost(ctx, s, "did not become ready within "+r.c.o.StartTimeout.String()+where(s))
@@ -121,7 +123,7 @@ func (r *reconciler) observe(ctx context.Context, s store.Session) error {
 		r.q.AddAfter(s.ID, left)
 	}
 	st, err := r.c.o.Runtime.Get(ctx, sandbox.ID(s.SandboxID))
-	if errors.Is(err, sandbox.ErrNotFound) && s.Status == Creating && r.c.linkOf(s) == nil {
+	if errors.Is(err, sandbox.ErrNotFound) && starting(&s) && r.c.linkOf(s) == nil {
 		return r.create(ctx, s)
 	}
 	switch {
@@ -133,6 +135,9 @@ func (r *reconciler) observe(ctx context.Context, s store.Session) error {
 		return r.lost(ctx, s, "its sandbox ended: "+st.Reason)
 	case st.State == sandbox.Running:
 		r.c.link(ctx, r, s).poke()
+		if s.SandboxState == sandboxRunning {
+			return r.rest(ctx, s)
+		}
 		return nil
 	}
 	return r.update(ctx, s, func(tx *store.SessionTx) error {
@@ -160,7 +165,8 @@ func (r *reconciler) create(ctx context.Context, s store.Session) error {
 	return nil
 }
 
-// lost ends a session whose sandbox cannot serve it any more: failed if it never became ready, else dead.
+// lost ends a session whose sandbox cannot serve it any more: failed if it never became ready, suspended again if it did not wake,
+// else dead.
 func (r *reconciler) lost(ctx context.Context, s store.Session, reason string) error {
 	r.c.o.Logger.Info("session lost its sandbox", "session_id", s.ID, "sandbox_id", s.SandboxID, "status", s.Status, "reason", reason)
 	r.c.unlink(s.ID)
@@ -168,6 +174,10 @@ func (r *reconciler) lost(ctx context.Context, s store.Session, reason string) e
 }
 
 func endLost(tx *store.SessionTx, reason string) error {
+	if tx.Session.SandboxState == sandboxWaking {
+		suspend(tx, &reason)
+		return failOpen(tx, "the session could not be woken: "+reason, true)
+	}
 	status := Dead
 	if tx.Session.Status == Creating {
 		status = Failed

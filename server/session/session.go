@@ -20,6 +20,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/server/skill"
 	"github.com/litellm-agent-platform/lap/store"
 )
 
@@ -28,11 +29,11 @@ var (
 	ErrEnded     = errors.New("session has ended")
 	ErrTUI       = errors.New("the session's harness has a terminal and takes no messages")
 	ErrQueueFull = fmt.Errorf("the session has %d queued turns", MaxQueued)
-	ErrKeyReused = errors.New("this Idempotency-Key was used with another body")
 	ErrNoGateway = errors.New("no model gateway is configured")
 	ErrHarness   = errors.New("this server cannot run the agent's harness")
 	ErrRestart   = errors.New("the session cannot be restarted while it is creating, nor when it or its agent was deleted")
 	ErrClosing   = errors.New("the server is shutting down")
+	ErrPrompt    = fmt.Errorf("with its skills the prompt would have more than %d characters", skill.MaxPrompt)
 )
 
 // MaxQueued is how many turns of a session may wait.
@@ -43,18 +44,21 @@ const DefaultIdleTimeout = 24 * time.Hour
 
 // Values of store.Session.Desired, Status and SandboxState, and of store.Turn.Status.
 const (
-	wantRunning = "running"
-	wantStopped = "stopped"
-	wantDeleted = "deleted"
+	wantRunning   = "running"
+	wantSuspended = "suspended"
+	wantStopped   = "stopped"
+	wantDeleted   = "deleted"
 
 	Creating = "creating"
 	Ready    = "ready"
 	Failed   = "failed"
 	Dead     = "dead"
 
-	sandboxNone     = "none"
-	sandboxStarting = "starting"
-	sandboxRunning  = "running"
+	sandboxNone      = "none"
+	sandboxStarting  = "starting"
+	sandboxRunning   = "running"
+	sandboxSuspended = "suspended"
+	sandboxWaking    = "waking"
 
 	Queued        = "queued"
 	Handed        = "handed"
@@ -119,11 +123,16 @@ type CreateParams struct {
 	AgentID              string
 	Title, InitialPrompt *string
 	EnvVars              map[string]string
+	Skills               []store.SkillRef // for this session only, each once
 }
 
 // Create stores a session, status creating. Its settings are stored before its row, so that a row is never without them.
-// Errors: store.ErrNotFound for the agent, ErrNoGateway, ErrHarness.
+// Errors: store.ErrNotFound for the agent, ErrNoGateway, ErrHarness, ErrPrompt.
 func (s *Service) Create(ctx context.Context, p CreateParams) (store.Session, error) {
+	own, err := s.o.Store.SkillVersions(ctx, p.Skills)
+	if err != nil {
+		return store.Session{}, err
+	}
 	for {
 		agent, err := s.o.Store.GetAgent(ctx, p.AgentID)
 		if err != nil {
@@ -134,6 +143,9 @@ func (s *Service) Create(ctx context.Context, p CreateParams) (store.Session, er
 		}
 		if !slices.Contains(s.o.Harnesses, agent.HarnessID) {
 			return store.Session{}, fmt.Errorf("harness %s: %w", agent.HarnessID, ErrHarness)
+		}
+		if len(own) > 0 && promptOf(agent, own).TooLong() {
+			return store.Session{}, ErrPrompt
 		}
 		sess, err := s.insert(ctx, p, agent)
 		if errors.Is(err, errAgentChanged) {
@@ -152,7 +164,7 @@ func (s *Service) insert(ctx context.Context, p CreateParams, agent store.Agent)
 		ID: uuid.Must(uuid.NewV7()).String(), AgentID: p.AgentID, Title: p.Title,
 		Desired: wantRunning, Status: Creating, SandboxState: sandboxStarting, Phase: &phase,
 		Attempt: 1, AttemptStartedAt: now, LastSeenAt: &now, HasSettings: len(p.EnvVars) > 0,
-		IdleTimeoutMs: DefaultIdleTimeout.Milliseconds(),
+		IdleTimeoutMs: DefaultIdleTimeout.Milliseconds(), Skills: p.Skills,
 	}
 	if agent.IdleTimeoutMs != nil {
 		sess.IdleTimeoutMs = *agent.IdleTimeoutMs
@@ -238,20 +250,32 @@ func (s *Service) Restart(ctx context.Context, id string) (sess store.Session, e
 
 // begin starts a session's next attempt. The controller clears what is left of the one before.
 func begin(tx *store.SessionTx) {
+	nextAttempt(tx, sandboxStarting)
+	tx.Session.Status, tx.Session.ReadyAt, tx.Session.StoppedAt = Creating, nil, nil
+	appendAttempt(tx)
+}
+
+// nextAttempt makes room in the row for the next sandbox.
+func nextAttempt(tx *store.SessionTx, sandboxState string) {
 	s, now, phase := tx.Session, tx.Now(), phases[0]
 	s.Attempt++
-	s.Desired, s.Status, s.SandboxState, s.Settled = wantRunning, Creating, sandboxStarting, false
-	s.Phase, s.PhaseDetail, s.FailureReason, s.ReadyAt, s.StoppedAt = &phase, nil, nil, nil, nil
+	s.Desired, s.SandboxState, s.Settled = wantRunning, sandboxState, false
+	s.Phase, s.PhaseDetail, s.FailureReason = &phase, nil, nil
 	s.SandboxID, s.AttemptStartedAt, s.LastSeenAt = "", now, &now
+}
+
+func appendAttempt(tx *store.SessionTx) {
+	s := tx.Session
 	tx.Append(store.NewEvent{Type: "session.status", Data: map[string]any{
 		"status": s.Status, "sandbox_state": s.SandboxState, "failure_reason": nil, "attempt": s.Attempt, "workspace": "kept",
 	}})
 }
 
-// DeleteAgent deletes an agent and stops its live sessions. store.ErrNotFound if it is gone.
-func (s *Service) DeleteAgent(ctx context.Context, id string) error {
+// DeleteAgent deletes an agent and stops its live sessions. check, which may be nil, may object to the version that is deleted;
+// nothing is changed then. store.ErrNotFound if the agent is gone.
+func (s *Service) DeleteAgent(ctx context.Context, id string, check func(version int32) error) error {
 	return s.o.Store.InTx(ctx, func(st *store.Store) error {
-		if err := st.MarkAgentDeleted(ctx, id); err != nil {
+		if err := st.MarkAgentDeleted(ctx, id, check); err != nil {
 			return err
 		}
 		ids, err := st.LiveSessionsOfAgent(ctx, id)

@@ -327,7 +327,7 @@ func TestAKeyNamesItsTurn(t *testing.T) {
 			t.Errorf("repeat: %v %v", again.ID, err)
 		}
 		m.Body = []byte("another")
-		if _, err := r.service.Send(t.Context(), id, m); !errors.Is(err, session.ErrKeyReused) {
+		if _, err := r.service.Send(t.Context(), id, m); !errors.Is(err, store.ErrKeyReused) {
 			t.Errorf("reuse: %v", err)
 		}
 		if ended := r.wait(first); ended.Status != session.TurnCompleted || r.session(id).TurnCount != 1 {

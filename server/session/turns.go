@@ -2,13 +2,10 @@ package session
 
 import (
 	"context"
-	"crypto/hmac"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
-
-	"crypto/sha256"
 
 	"github.com/google/uuid"
 
@@ -23,17 +20,17 @@ type Message struct {
 	Body  []byte // the request's body, to tell a repeat from another request with the same key
 }
 
-// Send stores a turn, queued. With a key that the session knows it returns that turn instead. Errors: store.ErrNotFound,
-// ErrEnded, ErrTUI, ErrQueueFull, ErrKeyReused.
+// Send stores a turn, queued, and wakes a suspended session. With a key that the session knows it returns that turn instead.
+// Errors: store.ErrNotFound, ErrEnded, ErrTUI, ErrQueueFull, store.ErrKeyReused, ErrNoGateway.
 func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.Turn, error) {
 	var turn store.Turn
 	err := s.o.Store.Session(ctx, sessionID, func(tx *store.SessionTx) error {
-		digest := s.digest(m.Body)
+		var digest []byte
 		if m.Key != "" {
 			known, err := tx.TurnByKey(m.Key)
 			if err == nil {
-				if !hmac.Equal(known.BodyHMAC, digest) {
-					return ErrKeyReused
+				if !s.o.Keyring.SameDigest(known.BodyDigest, messageDigest, m.Body) {
+					return store.ErrKeyReused
 				}
 				turn = known
 				return nil
@@ -41,6 +38,7 @@ func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.
 			if !errors.Is(err, store.ErrNotFound) {
 				return err
 			}
+			digest = s.o.Keyring.Digest(messageDigest, m.Body)
 		}
 		if SupportsTUI(tx.Session.HarnessID) {
 			return ErrTUI
@@ -48,20 +46,21 @@ func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.
 		if !live(tx.Session.Status) {
 			return ErrEnded
 		}
+		suspended := tx.Session.Desired == wantSuspended
+		if suspended && s.o.Gateway.BaseURL == "" {
+			return ErrNoGateway
+		}
 		var err error
-		turn, err = addTurn(tx, m, digest)
+		if turn, err = addTurn(tx, m, digest); err == nil && suspended {
+			wake(tx)
+		}
 		return err
 	})
 	return turn, err
 }
 
-// digest is kept instead of the body. Keyed, because bodies may be guessable.
-func (s *Service) digest(body []byte) []byte {
-	_, key := s.o.Keyring.Derive("idempotency")
-	h := hmac.New(sha256.New, key[:])
-	h.Write(body)
-	return h.Sum(nil)
-}
+// messageDigest labels what is kept of a message's body, to recognise a repeat.
+const messageDigest = "message"
 
 func addTurn(tx *store.SessionTx, m Message, digest []byte) (store.Turn, error) {
 	queued, err := tx.QueuedTurns()
@@ -78,7 +77,7 @@ func addTurn(tx *store.SessionTx, m Message, digest []byte) (store.Turn, error) 
 	now := tx.Now()
 	t := store.Turn{ID: uuid.Must(uuid.NewV7()).String(), SessionID: tx.Session.ID, Status: Queued, Input: input, CreatedAt: now}
 	if m.Key != "" {
-		t.IdemKey, t.BodyHMAC = &m.Key, digest
+		t.IdemKey, t.BodyDigest = &m.Key, digest
 	}
 	if err := tx.AddTurn(&t); err != nil {
 		return store.Turn{}, err
@@ -133,27 +132,32 @@ func (s *Service) Wait(ctx context.Context, sessionID, turnID string) (store.Tur
 	}
 }
 
-// abortWait bounds how long Abort waits for the turn to end.
+// abortWait bounds how long Aborted waits for the turn to end.
 const abortWait = 30 * time.Second
 
-// Abort ends the running turn of a session and reports whether it ended so. Queued turns stay. store.ErrNotFound if the session
-// never existed.
-func (s *Service) Abort(ctx context.Context, sessionID string) (bool, error) {
-	var running string
-	err := s.o.Store.Session(ctx, sessionID, func(tx *store.SessionTx) error {
+// Abort asks for the end of the turn of a session that runs now and returns its id, empty if none runs. Queued turns stay.
+// store.ErrNotFound if the session never existed.
+func (s *Service) Abort(ctx context.Context, sessionID string) (turnID string, err error) {
+	err = s.o.Store.Session(ctx, sessionID, func(tx *store.SessionTx) error {
 		open, err := tx.OpenTurns()
 		if err != nil || len(open) == 0 || open[0].Status != Handed {
 			return err
 		}
-		running, open[0].Abort = open[0].ID, true
+		turnID, open[0].Abort = open[0].ID, true
 		return tx.SaveTurn(&open[0])
 	})
-	if err != nil || running == "" {
-		return false, err
+	return turnID, err
+}
+
+// Aborted waits for the end of a turn that Abort returned and reports whether it was aborted; false as well if it goes on, or
+// there is none.
+func (s *Service) Aborted(ctx context.Context, sessionID, turnID string) (bool, error) {
+	if turnID == "" {
+		return false, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, abortWait)
 	defer cancel()
-	t, err := s.Wait(ctx, sessionID, running)
+	t, err := s.Wait(ctx, sessionID, turnID)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return false, nil
 	}

@@ -25,13 +25,14 @@ type Server struct {
 	inst *instance
 }
 
-// NewServer starts an empty server.
-func NewServer(t testing.TB) *Server {
+// NewServer starts an empty server. Settings such as fsync=on override those that make tests fast.
+func NewServer(t testing.TB, settings ...string) *Server {
 	t.Helper()
 	inst, err := newInstance()
 	if err != nil {
 		t.Fatal(err)
 	}
+	inst.settings = settings
 	t.Cleanup(inst.remove)
 	s := &Server{t: t, inst: inst}
 	s.Start()
@@ -40,6 +41,9 @@ func NewServer(t testing.TB) *Server {
 
 // DSN names the server's only database. It stays the same over restarts.
 func (s *Server) DSN() string { return s.inst.dsn("postgres") }
+
+// PID returns the process that is the parent of all others of a running server.
+func (s *Server) PID() int { return s.inst.pid }
 
 // Start starts a stopped or killed server and returns when it answers.
 func (s *Server) Start() {
@@ -66,12 +70,13 @@ func (s *Server) Resume() { s.inst.signal(syscall.SIGCONT) }
 // goroutine holds the thread that started the postmaster: the kernel interrupts
 // the postmaster when that thread, and so this process, ends.
 type instance struct {
-	dir  string
-	bin  string
-	lock *os.File
-	cred *syscall.Credential
-	pid  int           // 0 while stopped
-	done chan struct{} // closed when the postmaster has been waited for
+	dir      string
+	bin      string
+	settings []string
+	lock     *os.File
+	cred     *syscall.Credential
+	pid      int           // 0 while stopped
+	done     chan struct{} // closed when the postmaster has been waited for
 }
 
 func newInstance() (*instance, error) {
@@ -146,8 +151,12 @@ func (i *instance) launch() error {
 	}
 	defer log.Close()
 	// Without fsync a commit survives the death of the server, not of the machine.
-	cmd := i.command("postgres", "-D", i.dir+"/data", "-k", i.dir, "-h", "", "-c", "fsync=off", "-c", "full_page_writes=off",
-		"-c", "shared_buffers=64MB", "-c", "max_connections=400")
+	args := []string{"-D", i.dir + "/data", "-k", i.dir, "-h", "", "-c", "fsync=off", "-c", "full_page_writes=off",
+		"-c", "shared_buffers=64MB", "-c", "max_connections=400"}
+	for _, s := range i.settings {
+		args = append(args, "-c", s)
+	}
+	cmd := i.command("postgres", args...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr.Pdeathsig = syscall.SIGINT
 	started := make(chan error)

@@ -1,5 +1,6 @@
 // Package apitest checks every answer that a test gets from the API against the OpenAPI document, more strictly than clients may:
-// a field that the document does not name is a fault. It must not know how the server works. A Transport is safe for concurrent use.
+// a field that the document does not name is a fault. It also makes random requests from that document. It must not know how
+// the server works. A Transport is safe for concurrent use.
 package apitest
 
 import (

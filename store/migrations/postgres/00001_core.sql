@@ -2,14 +2,26 @@
 
 -- +goose Up
 CREATE TABLE agents (
-    id         uuid    PRIMARY KEY,
-    version    integer NOT NULL,
-    harness_id text    NOT NULL,
-    created_at bigint  NOT NULL,
-    updated_at bigint  NOT NULL,
-    deleted_at bigint
+    id            uuid    PRIMARY KEY,
+    version       integer NOT NULL,
+    harness_id    text COLLATE "C" NOT NULL,
+    name_up       text COLLATE "C" NOT NULL, -- name of the current version, case-folded, in the form it is sorted by
+    name_down     text COLLATE "C" NOT NULL, -- the same for the other direction: agents without a name come last in both
+    session_count bigint NOT NULL,
+    created_at    bigint NOT NULL,
+    updated_at    bigint NOT NULL,
+    deleted_at    bigint
 );
-CREATE INDEX agents_live ON agents (created_at DESC, id DESC) WHERE deleted_at IS NULL;
+-- One index for each order of the list, without and with a harness.
+CREATE INDEX agents_by_created         ON agents (created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_name            ON agents (name_up, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_name_down       ON agents (name_down, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_harness         ON agents (harness_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_sessions        ON agents (session_count, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_created    ON agents (harness_id, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_name       ON agents (harness_id, name_up, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_name_down  ON agents (harness_id, name_down, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_sessions   ON agents (harness_id, session_count, id) WHERE deleted_at IS NULL;
 
 CREATE TABLE agent_versions (
     agent_id           uuid    NOT NULL REFERENCES agents (id),
@@ -24,7 +36,7 @@ CREATE TABLE agent_versions (
     mcp_servers        jsonb   NOT NULL,
     allow_out          jsonb   NOT NULL,
     deny_out           jsonb   NOT NULL,
-    attached_skill_ids jsonb   NOT NULL,
+    skills             jsonb   NOT NULL, -- attached ones: id, name, description
     env_sealed         bytea,
     files              jsonb   NOT NULL,
     idle_timeout_ms    bigint,
@@ -38,6 +50,26 @@ CREATE TABLE files (
 );
 -- Most files are compressed already: trying again only costs time.
 ALTER TABLE files ALTER COLUMN content SET STORAGE EXTERNAL;
+
+-- Skills that are not in the library live only in the prompt they were written into.
+CREATE TABLE skills (
+    id         uuid    PRIMARY KEY,
+    version    integer NOT NULL,
+    library    boolean NOT NULL,
+    created_at bigint NOT NULL,
+    deleted_at bigint
+);
+CREATE INDEX skills_newest ON skills (created_at DESC, id DESC) WHERE deleted_at IS NULL AND library;
+
+CREATE TABLE skill_versions (
+    skill_id    uuid    NOT NULL REFERENCES skills (id),
+    version     integer NOT NULL,
+    name        text    NOT NULL,
+    description text,
+    content     text    NOT NULL,
+    created_at  bigint NOT NULL,
+    PRIMARY KEY (skill_id, version)
+);
 
 CREATE TABLE sessions (
     id                 uuid    PRIMARY KEY,
@@ -61,6 +93,7 @@ CREATE TABLE sessions (
     failure_reason     text,
     turn_count         bigint  NOT NULL,
     last_seq           bigint  NOT NULL,
+    skills             jsonb   NOT NULL, -- of this session only: id and version
     idle_timeout_ms    bigint  NOT NULL,
     has_settings       boolean NOT NULL,
     settled            boolean NOT NULL,
@@ -84,8 +117,9 @@ CREATE TABLE turns (
     status        text    NOT NULL CHECK (status IN ('queued', 'handed', 'completed', 'failed', 'aborted')),
     attempt       integer NOT NULL,
     abort         boolean NOT NULL,
+    after_seq     bigint  NOT NULL, -- its events have a greater seq
     idem_key      text,
-    body_hmac     bytea,
+    body_digest   bytea,
     input         json,
     result        json,
     error_name    text,
@@ -114,6 +148,19 @@ CREATE TABLE events (
 );
 CREATE UNIQUE INDEX events_source ON events (session_id, attempt, n) WHERE n > 0;
 
+-- Answers to requests that had an Idempotency-Key. scope is method and path.
+CREATE TABLE answers (
+    scope      text    NOT NULL,
+    key        text    NOT NULL,
+    digest     bytea   NOT NULL, -- of the request's body, keyed
+    status     integer NOT NULL,
+    header     text    NOT NULL, -- JSON
+    body       bytea   NOT NULL,
+    created_at bigint NOT NULL,
+    PRIMARY KEY (scope, key)
+);
+CREATE INDEX answers_oldest ON answers (created_at);
+
 CREATE TABLE leadership (
     id    integer PRIMARY KEY CHECK (id = 1),
     epoch bigint  NOT NULL
@@ -121,4 +168,4 @@ CREATE TABLE leadership (
 INSERT INTO leadership (id, epoch) VALUES (1, 0);
 
 -- +goose Down
-DROP TABLE leadership, events, turns, sessions, files, agent_versions, agents;
+DROP TABLE leadership, answers, events, turns, sessions, skill_versions, skills, files, agent_versions, agents;

@@ -2,14 +2,26 @@
 
 -- +goose Up
 CREATE TABLE agents (
-    id                 TEXT    PRIMARY KEY,
-    version            INTEGER NOT NULL,
-    harness_id         TEXT    NOT NULL,
-    created_at         INTEGER NOT NULL,
-    updated_at         INTEGER NOT NULL,
-    deleted_at         INTEGER
+    id            TEXT    PRIMARY KEY,
+    version       INTEGER NOT NULL,
+    harness_id    TEXT NOT NULL,
+    name_up       TEXT NOT NULL, -- name of the current version, case-folded, in the form it is sorted by
+    name_down     TEXT NOT NULL, -- the same for the other direction: agents without a name come last in both
+    session_count INTEGER NOT NULL,
+    created_at    INTEGER NOT NULL,
+    updated_at    INTEGER NOT NULL,
+    deleted_at    INTEGER
 );
-CREATE INDEX agents_live ON agents (created_at DESC, id DESC) WHERE deleted_at IS NULL;
+-- One index for each order of the list, without and with a harness.
+CREATE INDEX agents_by_created         ON agents (created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_name            ON agents (name_up, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_name_down       ON agents (name_down, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_harness         ON agents (harness_id, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_by_sessions        ON agents (session_count, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_created    ON agents (harness_id, created_at, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_name       ON agents (harness_id, name_up, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_name_down  ON agents (harness_id, name_down, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_harness_sessions   ON agents (harness_id, session_count, id) WHERE deleted_at IS NULL;
 
 CREATE TABLE agent_versions (
     agent_id           TEXT    NOT NULL REFERENCES agents (id),
@@ -24,7 +36,7 @@ CREATE TABLE agent_versions (
     mcp_servers        TEXT    NOT NULL,
     allow_out          TEXT    NOT NULL,
     deny_out           TEXT    NOT NULL,
-    attached_skill_ids TEXT    NOT NULL,
+    skills             TEXT    NOT NULL, -- attached ones: id, name, description
     env_sealed         BLOB,
     files              TEXT    NOT NULL,
     idle_timeout_ms    INTEGER,
@@ -35,6 +47,26 @@ CREATE TABLE agent_versions (
 CREATE TABLE files (
     sha256             TEXT    PRIMARY KEY,
     content            BLOB    NOT NULL
+);
+
+-- Skills that are not in the library live only in the prompt they were written into.
+CREATE TABLE skills (
+    id         TEXT    PRIMARY KEY,
+    version    INTEGER NOT NULL,
+    library    INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    deleted_at INTEGER
+);
+CREATE INDEX skills_newest ON skills (created_at DESC, id DESC) WHERE deleted_at IS NULL AND library;
+
+CREATE TABLE skill_versions (
+    skill_id    TEXT    NOT NULL REFERENCES skills (id),
+    version     INTEGER NOT NULL,
+    name        TEXT    NOT NULL,
+    description TEXT,
+    content     TEXT    NOT NULL,
+    created_at  INTEGER NOT NULL,
+    PRIMARY KEY (skill_id, version)
 );
 
 CREATE TABLE sessions (
@@ -59,6 +91,7 @@ CREATE TABLE sessions (
     failure_reason     TEXT,
     turn_count         INTEGER NOT NULL,
     last_seq           INTEGER NOT NULL,
+    skills             TEXT    NOT NULL, -- of this session only: id and version
     idle_timeout_ms    INTEGER NOT NULL,
     has_settings       INTEGER NOT NULL,
     settled            INTEGER NOT NULL,
@@ -82,8 +115,9 @@ CREATE TABLE turns (
     status             TEXT    NOT NULL CHECK (status IN ('queued', 'handed', 'completed', 'failed', 'aborted')),
     attempt            INTEGER NOT NULL,
     abort              INTEGER NOT NULL,
+    after_seq          INTEGER NOT NULL, -- its events have a greater seq
     idem_key           TEXT,
-    body_hmac          BLOB,
+    body_digest        BLOB,
     input              TEXT,
     result             TEXT,
     error_name         TEXT,
@@ -111,6 +145,19 @@ CREATE TABLE events (
 );
 CREATE UNIQUE INDEX events_source ON events (session_id, attempt, n) WHERE n > 0;
 
+-- Answers to requests that had an Idempotency-Key. scope is method and path.
+CREATE TABLE answers (
+    scope      TEXT    NOT NULL,
+    key        TEXT    NOT NULL,
+    digest     BLOB   NOT NULL, -- of the request's body, keyed
+    status     INTEGER NOT NULL,
+    header     TEXT    NOT NULL, -- JSON
+    body       BLOB   NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (scope, key)
+);
+CREATE INDEX answers_oldest ON answers (created_at);
+
 CREATE TABLE leadership (
     id                 INTEGER PRIMARY KEY CHECK (id = 1),
     epoch              INTEGER NOT NULL
@@ -119,9 +166,12 @@ INSERT INTO leadership (id, epoch) VALUES (1, 0);
 
 -- +goose Down
 DROP TABLE leadership;
+DROP TABLE answers;
 DROP TABLE events;
 DROP TABLE turns;
 DROP TABLE sessions;
+DROP TABLE skill_versions;
+DROP TABLE skills;
 DROP TABLE files;
 DROP TABLE agent_versions;
 DROP TABLE agents;

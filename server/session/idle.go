@@ -1,0 +1,73 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/store"
+)
+
+// A session that is idle is suspended: its sandbox goes, its workspace and settings stay, and it is still ready. The next message
+// wakes it, with a new attempt on the same workspace. Only the controller suspends, having looked at the row under its lock, so a
+// message either finds the session running or wakes it.
+
+// starting tells whether the current attempt has not become ready yet.
+func starting(s *store.Session) bool { return s.Status == Creating || s.SandboxState == sandboxWaking }
+
+// idleAt is when a session without activity from now on is idle.
+func idleAt(s *store.Session) time.Time {
+	seen := s.AttemptStartedAt
+	for _, t := range []*time.Time{s.ReadyAt, s.LastSeenAt} {
+		if t != nil && t.After(seen) {
+			seen = *t
+		}
+	}
+	return seen.Add(time.Duration(s.IdleTimeoutMs) * time.Millisecond)
+}
+
+// rest suspends a running session that is idle, and looks again when it could be.
+func (r *reconciler) rest(ctx context.Context, s store.Session) error {
+	if left := time.Until(idleAt(&s)); left > 0 {
+		if left < resyncEvery {
+			r.q.AddAfter(s.ID, left)
+		}
+		return nil
+	}
+	return r.update(ctx, s, func(tx *store.SessionTx) error {
+		open, err := tx.OpenTurns()
+		if err != nil || len(open) > 0 || tx.Now().Before(idleAt(tx.Session)) {
+			return err
+		}
+		suspend(tx, nil)
+		return nil
+	})
+}
+
+// suspend writes that a session has no sandbox until it is woken; reason says what went wrong, if anything did.
+func suspend(tx *store.SessionTx, reason *string) {
+	s := tx.Session
+	s.Desired, s.SandboxState, s.FailureReason, s.Settled = wantSuspended, sandboxSuspended, reason, false
+	appendStatus(tx)
+}
+
+// retire removes the sandbox of a suspended session.
+func (r *reconciler) retire(ctx context.Context, s store.Session) error {
+	r.c.unlink(s.ID)
+	if s.SandboxID != "" {
+		if err := r.c.o.Runtime.Delete(ctx, sandbox.ID(s.SandboxID)); err != nil {
+			return fmt.Errorf("delete sandbox: %w", err)
+		}
+	}
+	return r.update(ctx, s, func(tx *store.SessionTx) error {
+		tx.Session.SandboxID, tx.Session.Settled = "", true
+		return nil
+	})
+}
+
+// wake starts the next attempt of a suspended session, which stays ready. The controller clears what is left of the one before.
+func wake(tx *store.SessionTx) {
+	nextAttempt(tx, sandboxWaking)
+	appendAttempt(tx)
+}

@@ -1,0 +1,58 @@
+package store
+
+import (
+	"context"
+	"fmt"
+
+	"gorm.io/gorm"
+)
+
+// EachTurn calls fn with the session's turns, Input included, from a position
+// on, at most limit of them, one after the other: only one is held in memory.
+// An error of fn ends it and is returned as it is.
+func (s *Store) EachTurn(ctx context.Context, sessionID string, from int64, limit int, fn func(Turn) error) error {
+	if !validID(sessionID) {
+		return nil
+	}
+	var inner error
+	err := s.query(ctx, func(db *gorm.DB) error {
+		rows, err := db.Model(&Turn{}).Where("session_id = ? AND position >= ?", sessionID, from).
+			Order("position").Limit(limit).Rows()
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var t Turn
+			if err := db.ScanRows(rows, &t); err != nil {
+				return err
+			}
+			if inner = fn(t); inner != nil {
+				return nil
+			}
+		}
+		return rows.Err()
+	})
+	if inner != nil {
+		return inner
+	}
+	if err != nil {
+		return fmt.Errorf("read turns: %w", err)
+	}
+	return nil
+}
+
+// CountTurns returns how many turns a session has and how many of them have
+// ended.
+func (s *Store) CountTurns(ctx context.Context, sessionID string) (all, ended int64, err error) {
+	if !validID(sessionID) {
+		return 0, 0, nil
+	}
+	err = s.query(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT count(*), count(ended_at) FROM turns WHERE session_id = ?", sessionID).Row().Scan(&all, &ended)
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("count turns: %w", err)
+	}
+	return all, ended, nil
+}
