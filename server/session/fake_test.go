@@ -132,6 +132,18 @@ func (r *fakeRuntime) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error)
 	return (&net.Dialer{}).DialContext(ctx, "tcp", b.addr)
 }
 
+// keep makes new sandboxes stay starting, or lets them and those that are kept run.
+func (r *fakeRuntime) keep(starting bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.hold = starting
+	for _, b := range r.boxes {
+		if !starting && b.state == sandbox.Starting {
+			b.start()
+		}
+	}
+}
+
 func (r *fakeRuntime) Logs(context.Context, sandbox.ID, sandbox.LogOptions) (io.ReadCloser, error) {
 	return nil, errors.ErrUnsupported
 }

@@ -181,12 +181,14 @@ func TestARestartIsANewAttemptOfTheSameConversation(t *testing.T) {
 		if s, err := r.service.Stop(t.Context(), id); err != nil || s.Status != session.Dead {
 			t.Errorf("second stop: %+v %v", s, err)
 		}
+		r.rt.keep(true)
 		if _, err := r.service.Restart(t.Context(), id); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := r.service.Restart(t.Context(), id); !errors.Is(err, session.ErrRestart) {
 			t.Errorf("restart while creating: %v", err)
 		}
+		r.rt.keep(false)
 		r.await(id, session.Ready)
 		if got := r.wait(r.send(id, "once more")); got.Status != session.TurnCompleted {
 			t.Errorf("turn after restart = %+v", got)

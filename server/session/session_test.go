@@ -139,8 +139,10 @@ func (r *rig) count(id, typ string) int {
 
 func TestASessionBecomesReadyAndAnswersInOrder(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
+		r.rt.keep(true)
 		id := r.open(session.CreateParams{})
 		first, second := r.send(id, "one"), r.send(id, "two") // while creating
+		r.rt.keep(false)
 		if got := r.wait(second); got.Status != session.TurnCompleted {
 			t.Fatalf("second turn is %s", got.Status)
 		}

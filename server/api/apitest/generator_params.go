@@ -152,7 +152,9 @@ func (g *Generator) badParam(op *endpoint, a *arguments) []Flaw {
 	case s.Pattern != "":
 		bad = []string{"", "a b", "ä", g.o.Marker + " x", strings.Repeat("k", int(*s.MaxLength)+1)}
 	case s.MaxLength != nil:
-		bad = []string{strings.Repeat("x", int(*s.MaxLength)+1)}
+		if bad = []string{strings.Repeat("x", int(*s.MaxLength)+1)}; p.Name == "search" {
+			bad = append(bad, g.o.Marker+"\x00", g.o.Marker+"\xff")
+		}
 	}
 	if len(bad) == 0 || g.chance(0.1) && p.Name != "Prefer" { // which is a list, in however many headers
 		one := pick(g, append(bad, "1"))
