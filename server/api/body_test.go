@@ -9,6 +9,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/server/api"
 	"github.com/litellm-agent-platform/lap/server/session"
+	"github.com/litellm-agent-platform/lap/store/storetest"
 	"github.com/litellm-agent-platform/lap/store"
 )
 
@@ -69,7 +70,9 @@ func TestLargeBodiesWithoutRoomAreRefusedAndSmallOnesNeverWait(t *testing.T) {
 
 func TestAMessageThatWaitsForItsTurnTakesNoRoomFromOthers(t *testing.T) {
 	t.Parallel()
-	s := serve(t, func(o *api.Options, _ *session.Options) { o.BusyTimeout = 50 * time.Millisecond })
+	db := storetest.Options(t, storetest.KindSQLite)
+	db.Timeout = time.Minute // the race detector makes large rows slow
+	s := serveOn(t, storetest.OpenWith(t, db), func(o *api.Options, _ *session.Options) { o.BusyTimeout = 50 * time.Millisecond })
 	sess := s.newSession(t)
 	image := `{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + strings.Repeat("AAAA", 5<<20/3) + `"}}`
 	body := `{"parts":[` + image + "," + image + "," + image + `]}`
