@@ -9,8 +9,8 @@ import (
 
 	"github.com/litellm-agent-platform/lap/server/api"
 	"github.com/litellm-agent-platform/lap/server/session"
-	"github.com/litellm-agent-platform/lap/store/storetest"
 	"github.com/litellm-agent-platform/lap/store"
+	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
 // post is the head of a request that creates an agent.
