@@ -2,10 +2,11 @@ package store
 
 import (
 	"context"
-	"encoding/json"
+
 	"fmt"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"gorm.io/gorm"
 )
 
@@ -80,18 +81,15 @@ func (versionRow) TableName() string { return "agent_versions" }
 
 // joinedRow is an agent with one of its versions.
 type joinedRow struct {
-	Version        versionRow `gorm:"embedded"`
+	Version        versionRow
 	HarnessID      string
 	AgentCreatedAt int64
-	SessionCount   int64
-	SortKey        string
-	HasActive      bool
 }
 
 const (
-	joinedColumns = `v.agent_id, v.version, v.model, v.name, v.prompt, v.requirements, v.repo_url, v.branch,
+	joinedColumns = `a.id, v.version, v.model, v.name, v.prompt, v.requirements, v.repo_url, v.branch,
 		v.pfp_url, v.mcp_servers, v.allow_out, v.deny_out, v.skills, v.env_sealed, v.files,
-		v.idle_timeout_ms, v.created_at, a.harness_id, a.created_at AS agent_created_at`
+		v.idle_timeout_ms, v.created_at, a.harness_id, a.created_at`
 	currentAgent = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
 		WHERE a.id = ? AND a.deleted_at IS NULL`
 	agentOfVersion = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id
@@ -151,15 +149,22 @@ func (s *Store) oneAgent(ctx context.Context, id, query string, args ...any) (Ag
 	if !validID(id) {
 		return Agent{}, fmt.Errorf("get agent: %w", ErrNotFound)
 	}
-	var rows []joinedRow
-	err := s.query(ctx, func(db *gorm.DB) error { return db.Raw(query, args...).Scan(&rows).Error })
-	if err == nil && len(rows) == 0 {
-		err = ErrNotFound
-	}
+	var row joinedRow
+	err := s.query(ctx, func(db *gorm.DB) error { return db.Raw(query, args...).Row().Scan(row.columns()...) })
 	if err != nil {
 		return Agent{}, fmt.Errorf("get agent: %w", err)
 	}
-	return s.agent(rows[0])
+	return s.agent(row)
+}
+
+// columns is where joinedColumns are read to. gorm's own reading of rows costs as much as the query.
+func (r *joinedRow) columns() []any {
+	v := &r.Version
+	return []any{
+		&v.AgentID, &v.Version, &v.Model, &v.Name, &v.Prompt, &v.Requirements, &v.RepoURL, &v.Branch,
+		&v.PfpURL, &v.McpServers, &v.AllowOut, &v.DenyOut, &v.Skills, &v.EnvSealed, &v.Files,
+		&v.IdleTimeoutMs, &v.CreatedAt, &r.HarnessID, &r.AgentCreatedAt,
+	}
 }
 
 func (s *Store) newVersionRow(a Agent) (versionRow, error) {
@@ -204,6 +209,7 @@ func (s *Store) agent(joined joinedRow) (Agent, error) {
 		AgentConfig: AgentConfig{
 			Model: row.Model, Name: row.Name, Prompt: row.Prompt, Requirements: row.Requirements, RepoURL: row.RepoURL,
 			Branch: row.Branch, PfpURL: row.PfpURL, EnvVars: map[string]string{}, IdleTimeoutMs: row.IdleTimeoutMs,
+			MCPServers: []string{}, AllowOut: []string{}, DenyOut: []string{}, Skills: []AttachedSkill{},
 		},
 	}
 	var refs []fileRef
@@ -214,6 +220,9 @@ func (s *Store) agent(joined joinedRow) (Agent, error) {
 		{row.McpServers, &a.MCPServers}, {row.AllowOut, &a.AllowOut}, {row.DenyOut, &a.DenyOut},
 		{row.Skills, &a.Skills}, {row.Files, &refs},
 	} {
+		if col.text == "[]" {
+			continue // as most are
+		}
 		if err := json.Unmarshal([]byte(col.text), col.into); err != nil {
 			return Agent{}, fmt.Errorf("read agent %s: %w", row.AgentID, err)
 		}

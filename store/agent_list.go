@@ -2,6 +2,7 @@ package store
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"strconv"
@@ -19,11 +20,60 @@ type AgentPage struct {
 }
 
 // AgentRow is an agent in a list. SessionCount is the number of sessions ever
-// created. HasActive: one of its sessions is creating or ready.
+// created. HasActive: one of its sessions is creating or ready. Wide: its
+// configuration takes more than 64 KiB, or is beyond the 8 MiB of a page; of
+// Agent only ID, Version, HarnessID and CreatedAt are set, and GetAgentVersion
+// has the rest.
 type AgentRow struct {
 	Agent
 	SessionCount int64
 	HasActive    bool
+	Wide         bool
+}
+
+// listedRow is what listedColumns are read to.
+type listedRow struct {
+	joinedRow
+	version      int32
+	sessionCount int64
+	sortKey      string
+	hasActive    bool
+}
+
+func (r *listedRow) scan(rows *sql.Rows) error {
+	columns := append(r.columns(), &r.version, &r.sessionCount, &r.sortKey, &r.hasActive)
+	for i, c := range columns {
+		switch c := c.(type) { // a wide row has no version
+		case *string:
+			columns[i] = orZero[string]{c}
+		case *int32:
+			columns[i] = orZero[int32]{c}
+		case *int64:
+			columns[i] = orZero[int64]{c}
+		}
+	}
+	return rows.Scan(columns...)
+}
+
+// orZero reads NULL as zero.
+type orZero[T any] struct{ to *T }
+
+func (o orZero[T]) Scan(v any) error {
+	var n sql.Null[T]
+	err := n.Scan(v)
+	*o.to = n.V
+	return err
+}
+
+func (s *Store) listed(row listedRow) (AgentRow, error) {
+	listed := AgentRow{SessionCount: row.sessionCount, HasActive: row.hasActive, Wide: row.Version.Version == 0}
+	if listed.Wide {
+		listed.Agent = Agent{ID: row.Version.AgentID, Version: row.version, HarnessID: row.HarnessID, CreatedAt: fromMillis(row.AgentCreatedAt)}
+		return listed, nil
+	}
+	var err error
+	listed.Agent, err = s.agent(row.joinedRow)
+	return listed, err
 }
 
 // ListAgents returns a page of the agents that are not deleted and match q. Its
@@ -34,10 +84,9 @@ func (s *Store) ListAgents(ctx context.Context, q AgentQuery, p PageRequest) (Ag
 		return AgentPage{}, errors.New("list agents: the key is not of this order")
 	}
 	var page AgentPage
-	var rows []joinedRow
-	err := s.query(ctx, func(db *gorm.DB) error {
-		list := q.page(p)
-		if err := db.Raw(list.sql, list.args...).Scan(&rows).Error; err != nil || !p.Total {
+	var rows []listedRow
+	err := s.query(ctx, func(db *gorm.DB) (err error) {
+		if rows, err = q.read(db, p); err != nil || !p.Total {
 			return err
 		}
 		page.Total = new(int64)
@@ -50,13 +99,47 @@ func (s *Store) ListAgents(ctx context.Context, q AgentQuery, p PageRequest) (Ag
 	rows, page.Next = cut(rows, p, q.keyOf)
 	page.Rows = make([]AgentRow, 0, len(rows))
 	for _, row := range rows {
-		a, err := s.agent(row)
+		listed, err := s.listed(row)
 		if err != nil {
 			return AgentPage{}, fmt.Errorf("list agents: %w", err)
 		}
-		page.Rows = append(page.Rows, AgentRow{Agent: a, SessionCount: row.SessionCount, HasActive: row.HasActive})
+		page.Rows = append(page.Rows, listed)
 	}
 	return page, nil
+}
+
+const pageBytes = 8 << 20 // of configurations, the rest of the rows are wide
+
+func (v *versionRow) size() int {
+	n := len(v.EnvSealed) + len(v.McpServers) + len(v.AllowOut) + len(v.DenyOut) + len(v.Skills) + len(v.Files)
+	for _, text := range []*string{v.Prompt, v.Requirements} {
+		if text != nil {
+			n += len(*text)
+		}
+	}
+	return n
+}
+
+func (q AgentQuery) read(db *gorm.DB, p PageRequest) ([]listedRow, error) {
+	page := q.page(p)
+	rows, err := db.Raw(page.sql, page.args...).Rows()
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	kept := 0
+	list := make([]listedRow, 0, min(p.limit()+1, 256))
+	for rows.Next() {
+		var row listedRow
+		if err := row.scan(rows); err != nil {
+			return nil, err
+		}
+		if kept += row.Version.size(); kept > pageBytes {
+			row.Version = versionRow{AgentID: row.Version.AgentID}
+		}
+		list = append(list, row)
+	}
+	return list, rows.Err()
 }
 
 // AgentSort is what agents are sorted by; ties by id.
@@ -127,10 +210,10 @@ func (q AgentQuery) column() string {
 	return "a.created_at"
 }
 
-func (q AgentQuery) keyOf(row joinedRow) Key {
+func (q AgentQuery) keyOf(row listedRow) Key {
 	k := Key{Order: q.order(), CreatedAt: fromMillis(row.AgentCreatedAt), ID: row.Version.AgentID}
 	if !q.byCreated() {
-		k.Value = row.SortKey
+		k.Value = row.sortKey
 	}
 	return k
 }

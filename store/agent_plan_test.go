@@ -4,6 +4,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/litellm-agent-platform/lap/store"
 	"github.com/litellm-agent-platform/lap/store/storetest"
@@ -23,7 +24,9 @@ var fillAgents = map[string]string{
 func TestAPageOfAgentsIsReadFromAnIndexInItsOrder(t *testing.T) {
 	t.Parallel()
 	storetest.EachKind(t, func(t *testing.T, kind string) {
-		s := storetest.Open(t, kind)
+		db := storetest.Options(t, kind)
+		db.Timeout = 2 * time.Minute // the rows are many for the race detector
+		s := storetest.OpenWith(t, db)
 		for _, sql := range []string{
 			fillAgents[kind],
 			`INSERT INTO agent_versions (agent_id, version, model, prompt, mcp_servers, allow_out, deny_out, skills, files, created_at)

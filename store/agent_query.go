@@ -16,9 +16,15 @@ func (st *statement) add(sql string, args ...any) {
 	st.args = append(st.args, args...)
 }
 
-// EXISTS instead of LIMIT 1 would let Postgres read all live sessions at once.
-const listedColumns = joinedColumns + `, a.session_count, a.sort_key,
-	(SELECT 1 FROM sessions s WHERE s.agent_id = a.id AND s.status IN ('creating', 'ready') LIMIT 1) IS NOT NULL AS has_active`
+const (
+	// EXISTS instead of LIMIT 1 would let Postgres read all live sessions at once.
+	listedColumns = joinedColumns + `, a.version, a.session_count, a.sort_key,
+		(SELECT 1 FROM sessions s WHERE s.agent_id = a.id AND s.status IN ('creating', 'ready') LIMIT 1) IS NOT NULL`
+
+	// currentUnlessWide leaves out large configurations, which are read when it is their turn.
+	currentUnlessWide = ` LEFT JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version AND
+		COALESCE(octet_length(v.prompt), 0) + COALESCE(octet_length(v.requirements), 0) + COALESCE(octet_length(v.env_sealed), 0) <= 65536`
+)
 
 // page selects a page and one row more. The page is cut before the wide rows
 // of the versions are looked up. Its length stands in the text: a plan for any
@@ -52,7 +58,7 @@ func (q AgentQuery) page(p PageRequest) statement {
 	if p.Offset > 0 {
 		st.add(" OFFSET " + strconv.Itoa(p.Offset))
 	}
-	st.add(") a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version" + order("a.sort_key"))
+	st.add(") a" + currentUnlessWide + order("a.sort_key"))
 	return st
 }
 

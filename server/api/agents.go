@@ -85,16 +85,32 @@ func (h agents) ListAgents(ctx context.Context, r gen.ListAgentsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	list := agentPage{
-		Data: make([]gen.Agent, len(rows.Rows)), Limit: p.limit, Offset: p.offset,
+	return agentPage{
+		Data: h.listed(ctx, rows.Rows), Limit: p.limit, Offset: p.offset,
 		Total: orNull(rows.Total), NextCursor: encodeCursor(rows.Next),
+	}, nil
+}
+
+// listed reads one wide row at a time: prompts can make a page 200 MB.
+func (h agents) listed(ctx context.Context, rows []store.AgentRow) eachAgent {
+	return func(yield func(gen.Agent, error) bool) {
+		for i := range rows {
+			row := &rows[i]
+			a := row.Agent
+			if row.Wide {
+				var err error
+				if a, err = h.store.GetAgentVersion(ctx, row.ID, row.Version); err != nil {
+					yield(gen.Agent{}, err)
+					return
+				}
+			}
+			answer := agentAnswer(a)
+			answer.SessionCount, answer.HasActiveSession = &row.SessionCount, &row.HasActive
+			if !yield(answer, nil) {
+				return
+			}
+		}
 	}
-	for i := range rows.Rows {
-		row := &rows.Rows[i]
-		list.Data[i] = agentAnswer(row.Agent)
-		list.Data[i].SessionCount, list.Data[i].HasActiveSession = &row.SessionCount, &row.HasActive
-	}
-	return list, nil
 }
 
 func agentQuery(p gen.ListAgentsParams) (store.AgentQuery, error) {

@@ -145,3 +145,22 @@ func TestCursorsOfTheLongestNamesAreTaken(t *testing.T) {
 		query = "sort=name&limit=1&total=false&cursor=" + url.QueryEscape(next)
 	}
 }
+
+func TestAListHoldsLargeAgentsWhole(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, s *server) {
+		prompts := []string{"small", strings.Repeat("p", 1<<20), strings.Repeat("q", 70_000)}
+		for _, p := range prompts {
+			s.newAgent(t, fmt.Sprintf(`{"model":"m","prompt":%q,"env_vars":{"A":"b"}}`, p))
+		}
+		resp, err := s.client.ListAgentsWithResponse(t.Context(), nil)
+		if err != nil || resp.JSON200 == nil || len(resp.JSON200.Data) != len(prompts) {
+			t.Fatalf("%d, %v", resp.StatusCode(), err)
+		}
+		for i, a := range resp.JSON200.Data {
+			if got, _ := a.Prompt.Get(); got != prompts[len(prompts)-1-i] || a.EnvVars["A"] != "********" || a.SessionCount == nil || a.HasActiveSession == nil {
+				t.Errorf("row %d: a prompt of %d bytes, %v", i, len(got), a.EnvVars)
+			}
+		}
+	})
+}

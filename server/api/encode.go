@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"reflect"
 	"strconv"
@@ -16,12 +17,20 @@ import (
 	"github.com/litellm-agent-platform/lap/gen"
 )
 
-// agentPage is a list of agents that is written as it is encoded: prompts can make it 200 MB.
-type agentPage gen.AgentList
+// agentPage is a gen.AgentList that is read as it is encoded, and written as it is encoded.
+type agentPage struct {
+	Data       eachAgent                 `json:"data"`
+	Limit      int                       `json:"limit"`
+	NextCursor nullable.Nullable[string] `json:"next_cursor"`
+	Offset     int                       `json:"offset"`
+	Total      nullable.Nullable[int64]  `json:"total"`
+}
+
+type eachAgent = iter.Seq2[gen.Agent, error]
 
 // VisitListAgentsResponse writes the page.
 func (p agentPage) VisitListAgentsResponse(w http.ResponseWriter) error {
-	return writeJSON(w, http.StatusOK, gen.AgentList(p))
+	return writeJSON(w, http.StatusOK, p)
 }
 
 // writeJSON answers with a value, keeping no more of its JSON than is under way.
@@ -81,8 +90,22 @@ func (e *encoder) value(v reflect.Value) error {
 		return e.object(v)
 	case reflect.Slice:
 		if v.Type().Elem().Kind() != reflect.Uint8 && !v.IsNil() {
-			return e.list(v)
+			return e.list(func(yield func(reflect.Value, error) bool) {
+				for i := range v.Len() {
+					if !yield(v.Index(i), nil) {
+						return
+					}
+				}
+			})
 		}
+	case reflect.Func:
+		return e.list(func(yield func(reflect.Value, error) bool) {
+			for a, err := range v.Interface().(eachAgent) {
+				if !yield(reflect.ValueOf(a), err) {
+					return
+				}
+			}
+		})
 	case reflect.Map:
 		if text, ok := v.Interface().(nullable.Nullable[string]); ok {
 			if text.IsNull() {
@@ -104,13 +127,18 @@ func (e *encoder) value(v reflect.Value) error {
 // text appends a string. Like encoding/json it replaces what is not UTF-8; that it did is the error it drops.
 func (e *encoder) text(s string) { e.buf, _ = jsontext.AppendQuote(e.buf, s) }
 
-func (e *encoder) list(v reflect.Value) error {
+func (e *encoder) list(values iter.Seq2[reflect.Value, error]) error {
 	e.buf = append(e.buf, '[')
-	for i := range v.Len() {
-		if i > 0 {
+	first := true
+	for v, err := range values {
+		if err != nil {
+			return err
+		}
+		if !first {
 			e.buf = append(e.buf, ',')
 		}
-		if err := e.value(v.Index(i)); err != nil {
+		first = false
+		if err := e.value(v); err != nil {
 			return err
 		}
 		if len(e.buf) >= flushAt {

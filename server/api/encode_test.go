@@ -25,7 +25,6 @@ func TestAnswersAreEncodedAsTheLibraryWould(t *testing.T) {
 		RepoURL: nullable.NewNullNullable[string](),
 	}
 	for _, list := range []gen.AgentList{
-		{},
 		{Data: []gen.Agent{}, Limit: 50, NextCursor: text("c"), Total: nullable.NewNullableWithValue(int64(12))},
 		{Data: []gen.Agent{{}, full, full, {Name: text("bad \xff\xfe")}}, Offset: 3, Total: nullable.NewNullNullable[int64]()},
 	} {
@@ -34,7 +33,7 @@ func TestAnswersAreEncodedAsTheLibraryWould(t *testing.T) {
 			t.Fatal(err)
 		}
 		w := httptest.NewRecorder()
-		if err := (agentPage(list)).VisitListAgentsResponse(w); err != nil {
+		if err := pageOf(list).VisitListAgentsResponse(w); err != nil {
 			t.Fatal(err)
 		}
 		var got, expected any
@@ -44,6 +43,27 @@ func TestAnswersAreEncodedAsTheLibraryWould(t *testing.T) {
 		if !reflect.DeepEqual(got, expected) || w.Code != 200 || w.Header().Get("Content-Type") != "application/json" {
 			t.Errorf("got %.3000s\nwant %.3000s", w.Body, want)
 		}
+	}
+}
+
+func pageOf(l gen.AgentList) agentPage {
+	return agentPage{Limit: l.Limit, NextCursor: l.NextCursor, Offset: l.Offset, Total: l.Total, Data: func(yield func(gen.Agent, error) bool) {
+		for _, a := range l.Data {
+			if !yield(a, nil) {
+				return
+			}
+		}
+	}}
+}
+
+func TestAListThatBreaksOffIsNoAnswer(t *testing.T) {
+	t.Parallel()
+	lost := errors.New("database lost")
+	w := httptest.NewRecorder()
+	err := agentPage{Data: func(yield func(gen.Agent, error) bool) { _ = yield(gen.Agent{}, nil) && yield(gen.Agent{}, lost) }}.
+		VisitListAgentsResponse(w)
+	if !errors.Is(err, lost) || w.Body.Len() != 0 {
+		t.Errorf("%v, and %q was written", err, w.Body)
 	}
 }
 
