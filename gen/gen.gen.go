@@ -454,6 +454,73 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
+// Condition defines model for Condition.
+type Condition struct {
+	// Message Why it is not `true`, in one sentence.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Status `true`, `false` or `unknown`.
+	Status string `json:"status"`
+
+	// Type Name of the condition.
+	Type string `json:"type"`
+}
+
+// DiagnosedSandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
+type DiagnosedSandbox struct {
+	// CreatedAt When it was made.
+	CreatedAt nullable.Nullable[string] `json:"created_at"`
+
+	// Detail One sentence of progress while it starts.
+	Detail nullable.Nullable[string] `json:"detail"`
+
+	// ExitCode Of its daemon, where known.
+	ExitCode nullable.Nullable[int32] `json:"exit_code"`
+
+	// ID Its id; another one for each attempt.
+	ID string `json:"id"`
+
+	// Reason Why it ended, in one sentence.
+	Reason nullable.Nullable[string] `json:"reason"`
+
+	// State `starting`, `running`, `exited` or `missing`.
+	State string `json:"state"`
+}
+
+// Diagnosis `agent` is as the session's version has it, and absent if it could not be had.
+type Diagnosis struct {
+	Agent *Agent `json:"agent,omitempty"`
+
+	// Conditions How far a message would come, in order: `gateway_configured`, `sandbox_running`, `sandbox_answers`, `harness_ready`.
+	Conditions []Condition `json:"conditions"`
+
+	// DetectedIssues What is wrong, worst first. Empty if nothing was found.
+	DetectedIssues []Issue `json:"detected_issues"`
+
+	// Events Up to 50 of the session's latest events, oldest first: status, phases, turns' starts and ends, errors, denied egress.
+	// Events of more than 16 KiB are left out.
+	Events []Event `json:"events"`
+
+	// GeneratedAt When it was asked for.
+	GeneratedAt string `json:"generated_at"`
+
+	// Harness What the sandbox's daemon says of itself and the harness; null if there is no sandbox.
+	Harness nullable.Nullable[HarnessProbe] `json:"harness"`
+
+	// Logs Up to 200 last lines of the sandbox's log, each cut after 2,000 bytes.
+	Logs []string `json:"logs"`
+
+	// McpServers The agent's MCP servers, as far as the harness reported them at the start of this attempt.
+	McpServers []McpServerState `json:"mcp_servers"`
+
+	// Missing Parts that could not be had, and why.
+	Missing []MissingPart `json:"missing"`
+
+	// Sandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
+	Sandbox nullable.Nullable[DiagnosedSandbox] `json:"sandbox"`
+	Session Session                             `json:"session"`
+}
+
 // Error defines model for Error.
 type Error struct {
 	// Code Stable name of the error in snake case.
@@ -517,6 +584,27 @@ type EventPage struct {
 // `harness_not_available`.
 type HarnessID string
 
+// HarnessProbe What the sandbox's daemon says of itself and the harness; null if there is no sandbox.
+type HarnessProbe struct {
+	// Answers Whether the sandbox's daemon answered.
+	Answers bool `json:"answers"`
+
+	// Error Why it did not answer, in one sentence.
+	Error nullable.Nullable[string] `json:"error"`
+
+	// LatencyMs Milliseconds until it answered.
+	LatencyMs nullable.Nullable[int64] `json:"latency_ms"`
+
+	// Protocol Version of the protocol it speaks.
+	Protocol nullable.Nullable[int32] `json:"protocol"`
+
+	// State `unbound`, `starting`, `ready`, `failed` or `stopping`.
+	State nullable.Nullable[string] `json:"state"`
+
+	// Version Version of the daemon.
+	Version nullable.Nullable[string] `json:"version"`
+}
+
 // Health defines model for Health.
 type Health struct {
 	// Status Always `ok`.
@@ -554,6 +642,33 @@ type ImageSourceMediaType string
 
 // ImageSourceType Always `base64`.
 type ImageSourceType string
+
+// Issue defines model for Issue.
+type Issue struct {
+	// Code Stable name of the kind of problem.
+	Code string `json:"code"`
+
+	// Message One sentence about what was found.
+	Message string `json:"message"`
+
+	// RecommendedAction One sentence about what to do.
+	RecommendedAction string `json:"recommended_action"`
+
+	// Severity `error` (messages are not answered), `warning` or `info`.
+	Severity string `json:"severity"`
+}
+
+// McpServerState defines model for McpServerState.
+type McpServerState struct {
+	// Message What went wrong, where known.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Name Name of the server as the harness knows it.
+	Name string `json:"name"`
+
+	// Status In the harness's words, such as `connected`, `failed`, `needs_auth` or `disabled`.
+	Status string `json:"status"`
+}
 
 // Message defines model for Message.
 type Message struct {
@@ -609,6 +724,15 @@ type MessagePart struct {
 // MessagePartCreate defines model for MessagePartCreate.
 type MessagePartCreate struct {
 	union json.RawMessage
+}
+
+// MissingPart defines model for MissingPart.
+type MissingPart struct {
+	// Message Why it could not be had.
+	Message string `json:"message"`
+
+	// Part Name of the field: `agent`, `sandbox`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
+	Part string `json:"part"`
 }
 
 // Readiness defines model for Readiness.
@@ -733,7 +857,7 @@ type Session struct {
 	SandboxURL nullable.Nullable[string] `json:"sandbox_url"`
 
 	// Status `creating` (its sandbox starts), `ready`, `failed` (this attempt never became ready), `dead` (ended: stopped, deleted,
-	// idle, or its sandbox was lost).
+	// suspended for longer than it is kept, or its sandbox was lost).
 	Status SessionStatus `json:"status"`
 
 	// StoppedAt When it ended.
@@ -793,7 +917,7 @@ type SessionList struct {
 }
 
 // SessionStatus `creating` (its sandbox starts), `ready`, `failed` (this attempt never became ready), `dead` (ended: stopped, deleted,
-// idle, or its sandbox was lost).
+// suspended for longer than it is kept, or its sandbox was lost).
 type SessionStatus string
 
 // Skill defines model for Skill.
@@ -1243,6 +1367,18 @@ type RestartSessionParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetSandboxLogsParams defines parameters for GetSandboxLogs.
+type GetSandboxLogsParams struct {
+	// SinceSeconds Only lines of the last so many seconds.
+	SinceSeconds *int32 `form:"sinceSeconds,omitempty" json:"sinceSeconds,omitempty"`
+
+	// TailLines At most so many lines, the last ones; with `follow` of those that there are.
+	TailLines *int32 `form:"tailLines,omitempty" json:"tailLines,omitempty"`
+
+	// Follow `true` keeps the answer open and goes on.
+	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
+}
+
 // StopSessionParams defines parameters for StopSession.
 type StopSessionParams struct {
 	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
@@ -1462,6 +1598,9 @@ type ServerInterface interface {
 	// AbortTurn Abort the running turn
 	// (POST /api/v1/managed_agents/sessions/{session_id}/abort)
 	AbortTurn(ctx echo.Context, sessionID SessionID, params AbortTurnParams) error
+	// DiagnoseSession Find out what is wrong with a session
+	// (GET /api/v1/managed_agents/sessions/{session_id}/diagnose)
+	DiagnoseSession(ctx echo.Context, sessionID SessionID) error
 	// StreamEvents Follow a session's events
 	// (GET /api/v1/managed_agents/sessions/{session_id}/events)
 	StreamEvents(ctx echo.Context, sessionID SessionID, params StreamEventsParams) error
@@ -1477,6 +1616,9 @@ type ServerInterface interface {
 	// RestartSession Restart a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/restart)
 	RestartSession(ctx echo.Context, sessionID SessionID, params RestartSessionParams) error
+	// GetSandboxLogs Read what a session's sandbox wrote
+	// (GET /api/v1/managed_agents/sessions/{session_id}/sandbox_logs)
+	GetSandboxLogs(ctx echo.Context, sessionID SessionID, params GetSandboxLogsParams) error
 	// StopSession Stop a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/stop)
 	StopSession(ctx echo.Context, sessionID SessionID, params StopSessionParams) error
@@ -1948,6 +2090,22 @@ func (w *ServerInterfaceWrapper) AbortTurn(ctx echo.Context) error {
 	return err
 }
 
+// DiagnoseSession converts echo context to params.
+func (w *ServerInterfaceWrapper) DiagnoseSession(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "session_id" -------------
+	var sessionID SessionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "session_id", ctx.Param("session_id"), &sessionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.DiagnoseSession(ctx, sessionID)
+	return err
+}
+
 // StreamEvents converts echo context to params.
 func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 	var err error
@@ -2170,6 +2328,45 @@ func (w *ServerInterfaceWrapper) RestartSession(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.RestartSession(ctx, sessionID, params)
+	return err
+}
+
+// GetSandboxLogs converts echo context to params.
+func (w *ServerInterfaceWrapper) GetSandboxLogs(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "session_id" -------------
+	var sessionID SessionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "session_id", ctx.Param("session_id"), &sessionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetSandboxLogsParams
+	// ------------- Optional query parameter "sinceSeconds" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "sinceSeconds", ctx.QueryParams(), &params.SinceSeconds, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter sinceSeconds: %s", err))
+	}
+
+	// ------------- Optional query parameter "tailLines" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "tailLines", ctx.QueryParams(), &params.TailLines, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter tailLines: %s", err))
+	}
+
+	// ------------- Optional query parameter "follow" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "follow", ctx.QueryParams(), &params.Follow, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter follow: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetSandboxLogs(ctx, sessionID, params)
 	return err
 }
 
@@ -2538,6 +2735,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/stop", wrapper.StopSession, options.OperationMiddlewares["stopSession"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/restart", wrapper.RestartSession, options.OperationMiddlewares["restartSession"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/abort", wrapper.AbortTurn, options.OperationMiddlewares["abortTurn"]...)
+	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/diagnose", wrapper.DiagnoseSession, options.OperationMiddlewares["diagnoseSession"]...)
+	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/sandbox_logs", wrapper.GetSandboxLogs, options.OperationMiddlewares["getSandboxLogs"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/message", wrapper.SendMessage, options.OperationMiddlewares["sendMessage"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/message_stream", wrapper.StreamMessage, options.OperationMiddlewares["streamMessage"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/messages", wrapper.ListMessages, options.OperationMiddlewares["listMessages"]...)
@@ -3316,6 +3515,30 @@ func (response CreateSession422JSONResponse) VisitCreateSessionResponse(w http.R
 	return err
 }
 
+type CreateSession429ResponseHeaders struct {
+	RetryAfter *int
+}
+
+type CreateSession429JSONResponse struct {
+	Body    Error
+	Headers CreateSession429ResponseHeaders
+}
+
+func (response CreateSession429JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(429)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type CreateSession500JSONResponse struct{ InternalJSONResponse }
 
 func (response CreateSession500JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
@@ -3997,6 +4220,90 @@ func (response AbortTurn500JSONResponse) VisitAbortTurnResponse(w http.ResponseW
 type AbortTurn503JSONResponse struct{ UnavailableJSONResponse }
 
 func (response AbortTurn503JSONResponse) VisitAbortTurnResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiagnoseSessionRequestObject struct {
+	SessionID SessionID `json:"session_id"`
+}
+
+type DiagnoseSessionResponseObject interface {
+	VisitDiagnoseSessionResponse(w http.ResponseWriter) error
+}
+
+type DiagnoseSession200JSONResponse Diagnosis
+
+func (response DiagnoseSession200JSONResponse) VisitDiagnoseSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiagnoseSession401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response DiagnoseSession401JSONResponse) VisitDiagnoseSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiagnoseSession404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response DiagnoseSession404JSONResponse) VisitDiagnoseSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiagnoseSession500JSONResponse struct{ InternalJSONResponse }
+
+func (response DiagnoseSession500JSONResponse) VisitDiagnoseSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type DiagnoseSession503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response DiagnoseSession503JSONResponse) VisitDiagnoseSessionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4830,6 +5137,102 @@ func (response RestartSession500JSONResponse) VisitRestartSessionResponse(w http
 type RestartSession503JSONResponse struct{ UnavailableJSONResponse }
 
 func (response RestartSession503JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSandboxLogsRequestObject struct {
+	SessionID SessionID `json:"session_id"`
+	Params    GetSandboxLogsParams
+}
+
+type GetSandboxLogsResponseObject interface {
+	VisitGetSandboxLogsResponse(w http.ResponseWriter) error
+}
+
+type GetSandboxLogs200TextResponse string
+
+func (response GetSandboxLogs200TextResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(200)
+
+	_, err := w.Write([]byte(fmt.Sprint(response)))
+	return err
+}
+
+type GetSandboxLogs400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response GetSandboxLogs400JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSandboxLogs401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetSandboxLogs401JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSandboxLogs404JSONResponse Error
+
+func (response GetSandboxLogs404JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSandboxLogs500JSONResponse struct{ InternalJSONResponse }
+
+func (response GetSandboxLogs500JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSandboxLogs503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetSandboxLogs503JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5889,6 +6292,9 @@ type StrictServerInterface interface {
 	// AbortTurn Abort the running turn
 	// (POST /api/v1/managed_agents/sessions/{session_id}/abort)
 	AbortTurn(ctx context.Context, request AbortTurnRequestObject) (AbortTurnResponseObject, error)
+	// DiagnoseSession Find out what is wrong with a session
+	// (GET /api/v1/managed_agents/sessions/{session_id}/diagnose)
+	DiagnoseSession(ctx context.Context, request DiagnoseSessionRequestObject) (DiagnoseSessionResponseObject, error)
 	// StreamEvents Follow a session's events
 	// (GET /api/v1/managed_agents/sessions/{session_id}/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -5904,6 +6310,9 @@ type StrictServerInterface interface {
 	// RestartSession Restart a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/restart)
 	RestartSession(ctx context.Context, request RestartSessionRequestObject) (RestartSessionResponseObject, error)
+	// GetSandboxLogs Read what a session's sandbox wrote
+	// (GET /api/v1/managed_agents/sessions/{session_id}/sandbox_logs)
+	GetSandboxLogs(ctx context.Context, request GetSandboxLogsRequestObject) (GetSandboxLogsResponseObject, error)
 	// StopSession Stop a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/stop)
 	StopSession(ctx context.Context, request StopSessionRequestObject) (StopSessionResponseObject, error)
@@ -6356,6 +6765,31 @@ func (sh *strictHandler) AbortTurn(ctx echo.Context, sessionID SessionID, params
 	return nil
 }
 
+// DiagnoseSession operation middleware
+func (sh *strictHandler) DiagnoseSession(ctx echo.Context, sessionID SessionID) error {
+	var request DiagnoseSessionRequestObject
+
+	request.SessionID = sessionID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.DiagnoseSession(ctx.Request().Context(), request.(DiagnoseSessionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "DiagnoseSession")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(DiagnoseSessionResponseObject); ok {
+		return validResponse.VisitDiagnoseSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // StreamEvents operation middleware
 func (sh *strictHandler) StreamEvents(ctx echo.Context, sessionID SessionID, params StreamEventsParams) error {
 	var request StreamEventsRequestObject
@@ -6526,6 +6960,32 @@ func (sh *strictHandler) RestartSession(ctx echo.Context, sessionID SessionID, p
 		return err
 	} else if validResponse, ok := response.(RestartSessionResponseObject); ok {
 		return validResponse.VisitRestartSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetSandboxLogs operation middleware
+func (sh *strictHandler) GetSandboxLogs(ctx echo.Context, sessionID SessionID, params GetSandboxLogsParams) error {
+	var request GetSandboxLogsRequestObject
+
+	request.SessionID = sessionID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSandboxLogs(ctx.Request().Context(), request.(GetSandboxLogsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSandboxLogs")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetSandboxLogsResponseObject); ok {
+		return validResponse.VisitGetSandboxLogsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -6880,262 +7340,312 @@ func (sh *strictHandler) GetReadiness(ctx echo.Context) error {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L17cttIli+8lRx0R5TtBimSetimoqJDtlVljS3bI8ndX4/pIZJAkkQLzEQhE6JY/jTRe5g9zBbu/3cp",
-	"vZIbeU4mXgT4kORyVbUquqtEEsjnyZPn+TtfHF/MYsEZV9Lpf3HYNZ3FEYO/jyaMK/3HFY1Spv+gUSTm",
-	"Q5Eqp//ps+tQpag/ZcFQXoZRNAwDid+PEsr9qdN3ZjTkjuv4CaOKBUOqnL7T6/QOWt1uq7d70e30O/p/",
-	"7U6n85+O6wSML/LWGb8aXtEEhvLjycXrjy+GF+/fHL9z+s4T849z4zpTmnAm5TAMnL4jYsZ9ETDHdeBz",
-	"p/t8t+d3nraejXdZ66m/R1vPR92g1RsfjPfHnfH+qNuFZyM2VOGMiVQNZ9LpPzvY6+h/XGfmx0PJkiuW",
-	"mMnNRMAip+9QrqaJiEN/x49oGrCWFJwz1dprHTiuw+mMOX0nYVchm7PEcZ14HA/TJHL6PI0i14kTMYv1",
-	"evxNpAQfI3EaRSRhP6VMKtl2XCdhscCXnKlSsezv7ExCNU1HbV/MdkQy2dFPwIM/pWHCZriN2IOkPBiJ",
-	"6+E4hP3UY5dpHItEyaFKQ6c/ppFkrpPGwUa7o5cgFNzpd29uXOd4FqvF21CWCSSgimJXUTgLldPf77gO",
-	"Z9dq6KeJFIkdmxiPJVNOv+M6SigaOf0ONHpVpThs8EvxhZgmCnc71nun2LUe+IkiodT0INlPTn9v13X0",
-	"ftbOaNfOSKUJH5bp5Dk9GLWeBr1u6xnd3291/d5ol+4F++xgrF9YxLrJGZOSTlg7YJGijh74KX5TGnrI",
-	"x0L/1xd6kfQy7u65TpAmVIWCA5n1unp9WJLkK7MZeSlxyTicDF+fwGHCaACLgx/nSagYfA55rM/Ts27P",
-	"dUSq4MPB3s3Wc7/Bddd09MWpX3xCyZyNCB6Wdr5a8MzNZ71M50wiCRV5iuYyw21OK76Rk+PmDGZMwyhN",
-	"YLmkfhWX3HIQiaODseAvlfXpdrutp5TS1jN/l7U6wfPxM/bUPxjt09U8JKJSDSVjfO0A4ymVes1gQiGf",
-	"DM0htj8NA6ZomDERve0LaNR+lrHguoUyC5CKanpwpKKJbtbJfyqwJP1UKgu968eUiGOzsuapOh6iQhXp",
-	"Dn4Ir4maMjJKwyhwzPfDGPmbbUGpxRAIuPhFYRxAmr5INSsAtnCur5cS0fiCK2AVzo+JSGMyWhCaMNre",
-	"6rKRfhLGCmjIeS3mZM4IHBw9g9nSDUI7o27rqd/rtZ4Hu7utPbY/Pug87T7rPd/N+f0ZixiVjHChmHRu",
-	"y1thvkfmcl0+LJvexJuN/eG+vqf7esAHfJB2Orv+v7VaBDaiv8kOkFYLXmMDvkTMv04BoHeTUekrdlcq",
-	"faC/37u8iORykVCOHLdOYlwSlypi0caSSiuVsHxm2c29KOB2Mj81Coa9TDDcUrzq5MJV5z5kq4Jo9dcp",
-	"VSQQTBI1DSXR+ydDJZIFCcSfl4Ust0nuvOVqUilDqShXzqaUbNa6+GLjgu+1u/u3WvBfgzx7CyWnBwch",
-	"TcoS8DYayNIpKekTDcqEEau+FVFrRlIQrTcVqDNx9KeUpSxwgItMGQ0Y8vjjCzoBDlIS5P6CXIeIMQii",
-	"YvR35iuXjEVCvJNx65Qqf+rp3TSWDqfvDJzuwNEd+lM2A23T7LRUiZaCdb8nAZvFQjHuL85YHNEFXnnl",
-	"vj2VpMwj4RjPaihhCFKJhAWEcjlnCVGCUE4YTaKQJZZ5k3mopvgwnTHiFXprvWGLynh1L6XhMp7OtLwH",
-	"P3x2l4aPe0FnTJmlA8vOSc0MTgK7cHCHu4SSjx9PXl09LY9g02tSNxlTNc0vuEzby+6gwOnrcRfnM6PX",
-	"bxmfqKnT7+0fuDXb8dIctKUdKBxDz04lphNGRmwsEtYmRwR/JUozVtgnPOEkCAMtt5MZvWR67/Y6nfKs",
-	"2eLfOyd/F9fvfj5dnP78sXf66miu/z/+DzvXn1KWLPLJGnbQMLW9zvPauRU2/w1bLM/xlF4yzZwSFjOq",
-	"cJJwMwApuRVa0stPKA/ISAQLlyRMn2P4eRwmUhHB2XfSEmfIpWIUaCAQIZ+QUBE6oSFvD/hfQhmOIkaO",
-	"zl+enLjkksWK9PbItD3gpVUC1a+19zSnADyz+bJUqNtp3Pp915mF3H7uaipWimnu6fzXp39r/ffnP/3R",
-	"qV3BMRzzGvLQPMOzW2+5A5mlUhGpwigiU3rFXCISQkkUSrO6bAZfeU+8QyLUlCXzEHW8KayRJP6U8gmc",
-	"8QAPj1lOSfa6veoCWXZTvzaGRTUtSrfT26uuyvICvMV7aYlyhFQkEXOpp0XhXLTJy4jOYhZoxtT95z/+",
-	"p1eh+v1OPW3j1VccZcDGNI3MdWjGFHLFJiwp2shqafodnTHklkCemoRDTkKlDyfcHP2c4Mv0fckWGXmT",
-	"v4uQS7O9acJdkqSc6z0SCWE8YIFbIPEBt+YQQjlsa5vUETlVRCv1v1pqf2/EjOqanumNVoLEVEoitAyT",
-	"7TVVpNMmJxMONxMsqGeYZmnzG/beCDa1m1+/98bwt/rKMVu99tJZY4dbvnQK0sfdrh1QeddMQj+ydgqr",
-	"jUl1UzAa8x0ncIFy6BJfBNXO03R+xSTxQFz1iJYb2+SlSDmckhldEC13Ei3Pk5CTOBFaPdTilhIwe81c",
-	"SlM2OmMdFaFMXEtEODEz/JEQEaMc5Rhr4QQx5gUNzvDWK9kEvzg0jqPQB7l45+8SDc5Fz1bIr2gUBhWT",
-	"YoBUCz8NzXUKVgZFwwg1hXHIIi3C7lhjw86H92cXWjeyDgAHrmIQKQJH6whGIHesqKcFQ9O9a79EufjZ",
-	"uON3xx2GM82X5Y8JGzt95w87uatuB3+VO8fQOrxQ3tILvRt5l1qwmWcSj4gZag1EaWGiTTw7bb1aHnkE",
-	"NlzNUc2rgjPy7+fv3xFYrsdu/oLpwxvwR55ZKY9wYOfsiiULchWKCPp6rHmnvp255mpIhlvtWf7a8qaZ",
-	"34q7VVh7+zvBL77muh8RoOGcp4Fs+cizQ/Aet8mJkiQSEzKleOf5NJWMpDzQ+kFx34K2XrA3bHHGUoka",
-	"xxYrlmQvLa1XficNL9liaJ5sWD0gmco1RuZUEv0S3h7mAgWa+epkvaQerRiMXvnayXqPYW3fCfWDSPm2",
-	"S0uXXONmZblQwzE02LCY8Cb5bhMN6js4era1r7em7wSRqT+10vAjL5uEWaQPCfMFD0L9/A80jLamRCMf",
-	"1y1YXGh7OMbGG+kwk9j1ybFCtwy5z7SmoqkAjBpfmwAbB6FHaHSMkBfsDdnQyCOvZsKaJ7wz2sQ8bxTW",
-	"/kKItzSZsC1XPLLvLK03XUSCBkMlxBAfalhty/7hIVCXOekePH36tNc9IKMF+re+7jrXDaHu/tKrWp2W",
-	"Id2PnKZqKpLw562JNq28Wl3J0u8Ni1h55isvF6MJWJguGdfLNgulNMrPPBF8Qh55xfHoFSoZ1P7617+2",
-	"jlI1ZVzpdWHLcuJRNKcLSbwX0BPoCs1Gsxtc/isaRnQUbUvAE6rYnC7qFt78NNRsyhd8HE7SpHkLuCBg",
-	"BiXmNdDXi299TcaqSCwkqpRczF2ikgUaVEhEFUv6xAuooiMq2TDNl8pziVc/SY88qpuPZIqk8WN3wD3r",
-	"3tLv5Q1qiS63dPmU65slSXlu6vtOEvOqlu7wweEolQv9rhBkRvkCD6I+liGThKoBF9wHaVBOUwXxCoGY",
-	"cw+V5AJlnTGVLFpHY8VqbHbnwA9BVZ3TULlkPmUJI5dczHktheWKJZKY8VKx4JQFIb2Ah7aiNWVeWT7h",
-	"WdPDmW57CE82ENpL7LClB4AmpREjS13/UjxTb7BX7d0DFlA3KWCX2QjQSDyCh/SfWtFjiQqN8JP/UO7/",
-	"r1MGghfN7C5ozaGSmHcKbpRcrSuqtJ+y1nM7Nl63mptnEYmVAeVu5mWOFYk5C0jApAo5rAQoqKFiM1nD",
-	"tbJOaZLQhf5c57ReImH9k9br0N4MrlpXfxRJgL6jzfuzzvBqHy/ge31K/CnzL4lIVXvZHlR2ntdsELeS",
-	"knlOtzEWyQy8uQFVrAXeupqGc297tdlXjId3WuOi654GKBvR6ENpk2vGUxzDMb8KE8FnjKtDwqg/RVVV",
-	"HwXPuv89kvKISUnYdUx5UCLHnMiKAQKrD+JrfPIkwNfkkPoqvGI2kKz5gGh1Wg/MBlp5YF6GaC6vTd7z",
-	"aKGJJwqNW796YtCBW208Nzhl+5mmYGVYWrql+IUlS3EYRaE0jDnlKowItfY5sGAEESv1FHJ1sOcs2/4q",
-	"ARFL/bz8YC6lLSnGeDar7b0NFXv79tTckPh67SlBG9TS63TEIvAVxkzEOEWeRkZ+KVml8qayQI1qax9C",
-	"X6XJho2Y8I4lzrKQis0MS9mopTwGZMkgnMcOaC4SCc42bLEYLFJtNQ5jUnxioyYrsSbVNn/QX8M+oJ0f",
-	"Hi4RyKpjeY7P60bqSMdag02E4bI4Aj+j+UprGpwFLglYxBQL9MnVfN6PUs0+lo/qBgeiHFTTxCKkHcaU",
-	"XjFCiWLJLOQ0KvrojNGxgUcU43RWXQQRlSpXOTe9DbLoniVXTjob6YVD+5efJgnjipjHXTJOxIx0q0u1",
-	"23Nq/QZFwQBYGZxbe/yzY1Ni2pUVrtBv4YBkd21+hsvsqnAx1coBbkHyKNyPVfJe5rf58pXu69KeNco/",
-	"L+GF5qvSmNw3FpFeFa7t4nkDe3+ir9I+oSQQMxpyl3hP2vin5xLKyckHQoMg0ZcqOE1fnrw6OyThGORP",
-	"NovVwiVCHxI1ZZK1iRZRI+HTaMATfa/MTHyECW8CnyvlAUY8QRt8LBKw76BWkXGA1b6zJXqd0esTfLXX",
-	"6TRyqNtIYS6hJGITGpFJqEjCxmD+Ri9kNg1wNRpPW8trk1fo6iAeLCWsmDmOHPiO1uiMN3nAEzYTioG9",
-	"iQvzigve0dfHR68gzoReMo4LVF2Xtbx4lVy3gjJAg9TU4aIjVh/nQzIPOTobiZeRnFfYdrJ21wf8G277",
-	"/QqimgmiEyRzbeo7LRJ80orCKxYQyfyEKdkmb9hCkhlV/pR4//XpqPWftPXz8LP5o9N6Pvz85I/eIbJU",
-	"MYupr9Afo2lCK+IzIRXpHri7z/bQONcmZ8YLRS512zRhmjZTyYI+OTv+8H748ewteXF29O7la/L25OL4",
-	"7dvT4dGHk+Gb47+VPr84Oj/Ovnh1/MPRx7cXw9P3r47fDvjRj8fvLoYfzt6ffrggH96fXZAfTy4w6pbg",
-	"b2fH//Hx5Oz49PjdxXmbnDMaofs5gVCVGZWXLNAXKEZMyIyEi0u+37xxTVJ75kksRvhWr8DQn1qbhyZL",
-	"WYx7kowRL5PvvTb5IbxmQSaSWJNJFI5BhrIRWIXeTGwkPNmSwWX+lX1ABOzacfXMPm9wTLeT2TWnEaki",
-	"oJGEatEkxMOxk6mMITyiTY7KqnsosxZynvXswN3rdNxOpzPgj3p7ZPoYt21J9pnR63CmF+ags/fMxkeH",
-	"3H7XWXEib6FAZJtj9rRPvE+aE3//2cZC//Mf/+uRR1IljM50n+T1xcWHx272nJTsT+Vnz8+PHxORDHj2",
-	"iApC0ffFbKYXjiYT6bWJ98cv745Oj288vV7jMNI0DnKOHg0r8IOQyzBgRVZ6SLw/vAZD2fegr3qEjhWY",
-	"UD6evR1wGgSSUIKmtGZOiKFkhXiRR59o6+fPnwzvaH3+0nF3uzffP/7zo0dSssHgT4//DBP9c39n59N/",
-	"DQbyD5//9OgP7SeP//z/4wzhy8/tJ4//6KzhquuZ6ja6GtwU9lBOmJIQgiaJV8uBwAJdjXpYcyNsqPmR",
-	"d4xhPOCIkZSHP6WsrrM7a4fVeEtOPEuCnqaBaqedvWf3pU4SEwWHskn1rmqTU4j34IqGnHjVzBb8HAaY",
-	"upLlsHhkRpNLlshDQs2fGGwGb4FQNOC5cHcdYnhCHOlOFLtWS0JMt7P3bP/pwZ003x9BMFvSfslcq0E0",
-	"E2tgIWRfbwIdSRGlilV2wziYyVTYSEvNZFMJsZNjodUbOtFHfcBFAouXiEgrVwn1VfF+23I/V6vgF+xa",
-	"mZC+qjKurhXGvFHgSiFXglByFSYqpVGJN9WuRYX6Dvb3dw/uS72fJ6FSWg3VYzKkZzR94AIjKtnBHjF2",
-	"fEmUmKBqjBqxIijzdNy9Z/vu04NOcZlvYSowatXW3G29WVgvOSiPuUn4kAQpmuaZJL6IIhpr7eiILyp6",
-	"Q3ZC9jp7cFcXo05zC269eHywknV31wvEFQ0cGXmjYmqzwcuap83gXnZVQPzppjuFpv8ac05UH+sKIbC4",
-	"mDY6pF1rjiklblRbwThzy6P1ozBqF0LjiEB7f0TlZqY50RCpiRGcmwxW1cfvHUURhN5BmDIMDTVNePx7",
-	"DO6rtU6tk74qBAB76WaRezYGOIsHLa5lI5l8BBvHWvvFMr1A8J1E3ZvyiT4vUWS/FWPiFcwjHhmlini5",
-	"VuDB6fGy0+odEg/o2bPu0BHDgEdg0Q/WkwfryYP15MF68i9iPXkwLjwYFx6MCw/GhQfjwoNx4TduXLgo",
-	"mOfhEVfvTkR9FpD5VEQoRodJo33BpP2VPP1uk9FhwKvrv63dwahDWzK+m5pLHOMClxRwDGZcOqwKLikQ",
-	"tg2XgEBGLU5ITi8Z8alk7fpAMBP9WG3zuJzwcwiS7oihJrOxpg/TeIU4V3WxYnaWFR2aMyKZ3kqfVSJ4",
-	"agneRmAuqdIQxuf9fy2TWdY6Cbx2bd5lUTG2eUXGtVPoIF+uz01bZua6tHEm2aw6QpBcPwhIKMIzZ7O1",
-	"MEsZ0ux2kIXq7TW80yUe3vTLP9Uu0iyHtKs6ziiwVYwpB54VFviVHgxIG+tXDSeYd1W7QhYScHm72ZXR",
-	"Emh+rVwsYiat7hcmGF/t9Qfcs48grIRHvuAfLimBpLmkjBF3SASH1GO8x2gkwZjHIMBzLpJLGVOf9Q3L",
-	"SMg4YXJ6Q/7v/yFZhwDc5pEv8F+XIDngI1oMbiO8hX5AM0X9w4DjL9An/ISPl3AHzQvDMHAJGmBcuOPK",
-	"j+pHik/qP24wvw+YIXxxaDmkHHCtF0P78jEOUYioMJBKQ9kT+hxDhFTDM3o6xWf0hVacqkmEyX8w75ho",
-	"4NIPcNg88kVTsGuDoPAnI9y1gTQ88uWf//jfG9fG5Zofv5NEzLnevEDWGXuswbJeg0VmXHMipjSGWLHa",
-	"mFIApVwS0rTIAOoSL+Y/fwfJgX0QWn0F8WW+JsaQT1wQbPSNFU5SkW4acYb4O00xYMWBbxb7lUHB1N29",
-	"qNppyVZr6vparQtJXXvL25j8SgeLOL+u9B6vZzImZF/vQD5ysyYubnYj3/lgGOAmFm14QbpERAGTCtE1",
-	"Nr/zrhqs21MqhzORsOZAQQXZEnP9L/0gLou0yVIG/WQqoqAhTBBstrQ+NcOD770l+/dGdFdvOy50V5hd",
-	"3Q7k0dW1dOaLAKAbIJ8SzIUQw2HPkvUkeTYkwxiAq2EZHlj/slDKw+yJ4jsiYNfegNMEgvsnCZ1BR3lU",
-	"ppYp8/waGEje8WEezGlRifSmlaxKcH02pu8Y1IlbB5l8rjlgrxmN1HSZui3sUlPul7islxcaA0IriExL",
-	"eFoN59aMI2+4jkZOZnTCPtDkdkGRUqSJz9adTejjHB9tZEx2dUL9sFcMCYJv6lCZ6tkU9tM41/NsyFvM",
-	"s55hncP9YtQgN9Nt9slp+IIETFNO+U4YLRSrqGzPn3f2O89KZpG9WlkyS55adgZD85Y6YLWWlm8nBjBa",
-	"/PvvMcs/TMJx9vecjeJaUl+9ZbgApT3DrzbetHJuWNONUsCILm+PxXRbRYQXacJP9HM5rtqXWsSHOFo0",
-	"ZB6tat6MTZ+k5VuoGoeth2FHsWKiGx7Jyi16TUHmERzueU9LtIYLQ4ewTeXlW7EchqsDVomxvmQaPJKa",
-	"dMsEj6lDur9eB763VoHbLGVdSME+mqmtD369gRMhCVfNjpZMXA0GrrLhco34ddO8q0Aiy2cJ1hd1Mat6",
-	"lDYPtSlIdQJLCv52iNqDB44Y/NMlnk/BRav/NMoa4I3EqdJ/ICahdzjghtm6ZA6hnOAoTaW+WCXjYLKR",
-	"WhHKUhyNBzj82V6oFTsJdtuw1iJg0XeShBnQj368XZ9ctQofKLaeTINvZVertiUEYtxGFTlKJikY5xqG",
-	"me/nZjyZ8pwlL8czGHjIWgsBgHkJERnIORYcEj8Fs/DBHnkTvrDWTrTj1ravt6rGibxQTFbHtkneTYNg",
-	"4xmnFJBerqKKxGqatWNrOJaZsVTBXwnJCB92vr4pIaJ6SDS7iaBiOxvfbHi43OKpc+1J09PKhZTV11ue",
-	"PPh5NUPIWX0Q6oFomVihlW5G41i3re+5GSIkNUtZhbYyLNb665BdqzKHNWd58c6AS+nRahLl7P0YoJtW",
-	"3q7V5jaQCIvPf75xnTNGg1DL7nUWWDDVR7UqVgTvTTzySCtyj2GD5jTEtNBHY5FkeDb6cg99SpQgjAeP",
-	"622zBk6gpiNxibufcgg8QMWiro0C9EKliQIQgUu8gM0ENmmQJuqbaz53kO8KDZhwiGDhbaEYZHN1iyuc",
-	"j7+OaIu5gbX7VGttfIGuAstS8TETmhOOS+nEVWm5PBfXuW5NREt/2ZKXYdwSMfL1VowGXSMW3bh2MA0c",
-	"+vTk9Jjon+6Y3droXQH4uTqjQ8IMemjEyESUkg8LrUxpb/+gRud4fdTq7R9UVhIyKMWcJS2fSkam7Po2",
-	"10GhwdvYJ0xmYWn+lV0wQ8imt4bAbqWTNtJgSV2rzHfZ07JCaTMiYacOO2BDmssDsIoIE8JXTLUwAmLZ",
-	"eb5JMNXmdLtlINPWVO0aODbvvzWn28ks/fBJzWJkWzvgXch9H1677RHJJlki9FIYxbpxbkzihxhCxwLN",
-	"gCbhFeO1RJ9FxHS2DvZceSDW0f6tgjyPcP2NS0lqcQw68xCRlxPGAUBHFtG+tPgvJCMeHkoLPghhXAWQ",
-	"Z7QTTmmtyf+XPHRrD8HDIfzWh/COl9ch4YwFxqYLI8rp2B5aQ+N1YeNF2N9O6zltjT9/Odi7+aPzG+QX",
-	"tVwiR0epRFlnlcCW1GdlDvBG6CaV+mCrAkTMQ5qfJCmXJsLUJHWuBSjYHGxHbOlhqxYqW257oZtGr6mL",
-	"2Nb6MFgM+zm9ZGgGLIZFADfkGdS2n0ZxEm6WulBXI61uYcs+1oK1RHC91sCjNurwF0W4aQhoDSHOIQ9g",
-	"3czOUK72tsxHJag6UdZZP7eZGeT5YpRsI82sD9Ob1uqBr8WcjGlSQucwEQ0kxBMwp0kAyk0/hyiyleg0",
-	"741FMNRLYgwL+mPBhhJyfdL1KxB+5bkD7vkRmCGGCYsFPgNBY4AYx2Iw8Bmdd2goCOJVDNFFoVTMNm+/",
-	"RHXRzWCT4FrfbFGyKnorg4joyIazwEsbQuXYgny13KBuzUfMpzOG2u/tNzuv/NdkksJMJcWA/OJosRVO",
-	"jykguFxuQ3Bm7LSApA/7kZNCdnQ88ggCwqEMS+Vsev1i9APgYtm91UJgduvrXy5ZDHGswYBnDmlrBsej",
-	"YwJ15oALGiprT7kE8wTQSOMka6M7jZcIodDfsFjBHEQUED8KN8c7ymwgK6MCcQnO8eGbcvXFputlmTVt",
-	"RTiboRGFiHZ7GxgiUxryXqC2KuUkl/NKE6mM5RUJPpUsAf+AYgSJyCZbBrnHcyl1dP048gqWS8cN0Fdt",
-	"tkAeH/AujXC6hn9lykkx+mDjzuuDvqmaZhbjr9FxoS7n0rTThEsihb5aXIIhbRWwrFvYZOBuL5QMKkt2",
-	"lraqdOHmJsIy/7J3YuUaKHOAWllnCVPKbkKRFgpcuLRYFYyn7I6oiAql416HGVURClfI1reyPN1/9pbB",
-	"nIUhFZPbCggqbXIOt18aMUmoLIGreHZEXpu8g7w+E9xjDb8upvsNeCQmE32iMfvPOpzukA7FQxXSaNiY",
-	"6QAXuKxE7WFBpYJD785+2E2yy5HV5AsNgtsvnkq+gR9783tgyzyYm+aD8FVT0q0i+5CU/ptOSi9LXTVO",
-	"rwyk9REUpCrlsDx2c2nVs0HMCLZtBXxkSkUx/zE4z6h+EqS3PjGcP8OZdAdc839YumKngNcopHpcjggs",
-	"FOyGDsxlYUDRaVAbFZVV1d7QFqrPh5b6ktTPIH63Rx/OaiTdFoS40GJ9B0KTKtnQrnFHM0O9rfSdyehe",
-	"5Wdbi84JNGTtU3qtZjRg947Pec+4nMWucl/BbeEuC3XQtw0jC0FtyeAe0IOQ2WGRE0E9pDxM3ZDMhqfB",
-	"oL1jsAdnc1v4K6tOhyKNGBMPpmFgKarX20Gvu7e3tVSw5SlYqh94Sx/AiZJgPiy4HmBuBDOKNCkWMoqK",
-	"caLbT1HSKzZUYhiFo4Qmi5ryYI3h8Pl2ZAUBGTHt5EPXjaxgEQUNNqu9VhP2ht1Y84rt4yOH6gVG2Lov",
-	"kSY/DbWo/BYbfyMUHWmZ/0oBBx5aAuifNPr/ckK/L6939dJxySlNLgMx51Ayh4wiyi8PCRckCrmxcEPp",
-	"5m1zijEjecQmIZafJH87On2ruSJXZAYemeX02trDe5fD6hZuDRDRIexQ3ucZrt5N61PRDzYoOFrjB1rp",
-	"KNY78ordBylvR5xfVx/A4/KgDfymtQG9ifcHUeU8cLrfF6dbIphK7Oh2915zcP/msfxbprtAbHAx2QXG",
-	"sGmqS+XhwjKIS8Zlgz28UNo5RdO7LGbkErCTMsjZntUcGX1NgL+vxuaNYCMKe4ESe6DJUAJvbeiyxR7m",
-	"SVjn5Cp3YVErAepimz6yYP4VrW/YVFPc/UuMXsd6vBu3t5TeE0MNA9OJW1z+8krVkkFCOQ7pxGQ1Vdmf",
-	"rBn4x3MSiCiiiQTSGNOkSiFanpYkTkKfyUPSgXMNuR5ljViko6igDnPQdUuoEeuSrExxrXVpHNbpuFyp",
-	"vB5MoR6l6BTQiYCVI4QXCwoOm2x+672/IqrNEBZknghl1UB74HW7jutQKUOpKFf1OXMrc8ZpkoRX+iCL",
-	"BLFdsvO92h1Zk/tg2cbKjcGnVqWea910KV6i3mxTZ7+AFazJD7eFRsw4XSRgS0+rT8DdEv7KB2l12l8W",
-	"PvJtE//yMW+TOL+1nL28wg8yd6PMbT28v3a5W/PempNyxyiwe8+shVhfEx6W8bwplTnfu/uxy0tUNTG6",
-	"wlWzdg0a028M7gyEVJkYneKNO4Uw68euniYvZsYVHB0iIZ5FaKkNrqljtWW3uvXUr2cu2eVcGw2ZbYYN",
-	"gbQDPkSqR4jYIMQ7K0l57c1apr5GCKRinNgWCTjnU5EAmG2GvAV1tyH3FS4erliSpLFZZbuyMOIlAJv1",
-	"iVK2VtYKdKWM+L+SoMYiyUhnQxktSLGo8/p4TRDxNdW2MJ5AGDDMwCUdMmJjkWwqlW8vF24hym0UVHNv",
-	"AlAmm95ODMpFnyaZp7g/zRIQsC8/TUK1ONejN0eJSsWSN2xRz10RFOQ7SbzTo/OL47Phm+O/5eWlwR4P",
-	"JafzWUyVirEGrmXylYv+6APisBRxYgC1JZQiolrbNE5VJsmITUMO8Urk6MNJe8AH/IiTJ0/gpSdP0M4C",
-	"mMtBVjsa648/gsVys5qv5hi4BURI18IQFgARH7fJEXnyxLBC7EFwNuDFOGmTIc1x7KaqqY3ywHA86xcW",
-	"Y1BBwFikG9abmbWaAwXwAGE4Me6jcGwNbGYW9gytWzLWy/GHP/yBnKW2KiNieWZV2Ae8RZ48KZQOhzn1",
-	"iXdkio3DN32CZcONtyjfaOszIidg0bJ5CniOCeVmuOBps+WNtTraxn7hZMonTxBYAALepzRmrqnGj2Bh",
-	"eJD6ABVn4ntDbhO8Xdhd4MqA9eOZd3MYP4BrB6hlz8D5eQNOzDpkgIe5qDYWqWZGsGMmz/3WsH36x0bk",
-	"Pj2KIxJTcDo2Rvt4XKghjMkD6FSmpiIwzApfzt6DRYTX9omHDyIYERZSNq5TD+oqe2YHXkBB8CdPANBI",
-	"bwDM1dTf5fqPMCAfL35oPcuzdLL6F5iQ4JJ3H98WwjBdAhiqMk0SMYEqGSJBfCs1pVzP+mCPROyKReBj",
-	"5YC1Psk9b8YQW0BYahNPM2MPgZvQDY3kNGM0Q2ifAZxGxOiVPSHQElRbxsmeBHamKIhm+T8ImEmOIO3B",
-	"mmfDKGppPswCYCL6iOEAKR7Nuk17tNfZe2x6uwhn2cqe/fCS7O7uPtc9frx4iTsxK9yL5p0zphLYj74h",
-	"0A/vzy8g3lMCBPBJwGax0Idg0XrDFgZgHqPXDMlbor1kC4s1r/kLsoS8EkvuRg+V3pMgDA6BQfT2yBSi",
-	"sWNGVe4Th/VFonKR7vSpgk0AOObC9Yll8o0/vTTkMxZHdMGCPrhwPRMOTvSmCm6j6wGAl+oxjyGERu8L",
-	"ZtFbDrLX6xEvzNsdXrLFMGGaVLw2OUdmT4EBAbg66V1fw3D3rq8RwAsx1vY6XVd3v9d55pK97q7+1z4+",
-	"2HtuduRlPjD0C8DmmCsJQNIxlg9BZjnxji/oRI+CaaaDGNUn49YpVf7UnMAPRxcvX+tD8er47fHFce5y",
-	"wKx02JSFSPXIoFXJGD/Ecc9Dychet0e8OAHCAWv10Aj19kyncqEHidYdIciM8gWJaDKBUxNqWgIjEKF6",
-	"tX3gt0IaijYlNfQOwBrud3aJh5f8cJTKhWUjmlQXrSNAmbPsHEjWRtI+eUJ83Q+TFUzWfoZuouUG18j3",
-	"+t7q/vMf/9PtPSswE4jCyKsBtIetz56LsinGbgjOoPcfkGuYvE4aBCzQC2sHIwmQ54KocMbwRpACngZe",
-	"h/0g3KdLvFLsse4P4Eq9HIoGLh+9QXjp9Ek44ZrD2b0jgQCuoBlGO8PCQRSbUmGThBE/EhIqIiiT4BqF",
-	"PjP5IKiMOKcnF47rQOS4Y3GnRcw4Qo61RTLZMS/taN09D9kEWerow0khjqfvdNrddgesFzHjNA6dvrPb",
-	"7rR3QYdTUxD6dmgc7lx1d2aU0wkLhkjwO/gf/cCkzuzxjs0zAEXXVmz3pEgslhBYuDwi6SKn50OiFRcy",
-	"WpAwaJN3kOMGpR4SBDJujUUUsODQHros4wv1MF/M2IBDJeSQk5FQU7SjyTb5oCWn0YJ4aMrAC1l/RmNG",
-	"Bj8kFV3oPpOE+Up/F7HshCeWmIDd5RFHUJ8EOrKJgjMaoFG5Ddf6RA9NqsLtNBVziCeE42jaRwhImrBD",
-	"Y9cBnCQcrgE9YjTRrAMpCikkE99OAqfvRKFURxNTIjmmCZ0xBUURPtWj+wiid4SMFocZ0q2EEgVgEcti",
-	"zGRNNW2wRV9TrZ5r/Q+11FA3DTKQjSbrO7oHqwPQclnPUhhZKQzSfmnaLReGNqOpdXctI0H7mOMGiZXM",
-	"fiqPnkq/YfCwrQ2j160Vxo2NwJebDAyKjhfoGEMFFUM0dmBQPkTHSzFjc6CNkBNEyw0hTdQq62FlL7IE",
-	"itrdABoqzWhNiPjqodsEAYvZWxpJAeOybizlXc3Gs0qFzuFEb5rwfXKy3wE7sbPBg2ik3eRJNBpv8uQF",
-	"GFFvPucJJcAte51OJYKgmPj/d5MobNYQUzpmsVo0LYx9cOdYPwWRMaC8b7SaecE30MGXzWPAu7TKNsEk",
-	"uRvX2cPx1zWbzXPnBQ3MLY+vdNe/8pFTo2eyQL+0v0k/J1oP4zTCF3Y36sXiseI6pbMZBCY6b6EAk+Wd",
-	"ik5kFokknc83rhPX2tLOUa5GCcRW6EA524b9dtsEToytVAaKL5psUGhHVItYP65viWLasokkL4DP0oQN",
-	"uOGRRDJNcIpFizZ5oUVisNiT7gE5DV/UXRD4IkZdLd0Qawi6IL6/YQtD2bDJuustiXqcYuRivgFHJWsL",
-	"5SQv3AOqPZSJgouQgi1GCzJaYNOt2FJlzoyGvFjFv//JedI2/bY5Ay9pMUXqx5OL1x9fYLkmp+9MpvHQ",
-	"sq9KOeoiMyvVG/rkBMKX31thbObHWYe+mOnPulNjcHQoV9NExKG/YyB+peCcqdZe6yBnjMjB4eKxyUvO",
-	"30RK8HsSp1FkdTzguHlZk0wmnIRqmo5gBFom1E841SIhTpKOx99/32l399odIJZKVY5PhS116I9/kaMf",
-	"n72p4in1IZxkZ2binPJZcKGYrGJJ9J3/3oEf2rPAufmszyCgVdAKNbzP9J/CcSlu+SYLerMlK7RIcGWr",
-	"qlZQb+7Mxc2RXcvH84jILQZex79zzkKlMXtqWkEjFAxJ66dNzZvHduCZG9ep093XvVt4J3sFBvpL3SF7",
-	"nb31L70T6geRcnyhu8EdciHEW61B4wv7mwzL5J2y4JQFIb0wsIZ7vd76l9+wxRnYM77FpYgHIrNe112M",
-	"N+5qDXHni039vcHbU19oK/Bc9HmfCJ5ZJA7hLo3CK1a6A22yVZucibmpFZJFFEhrSs/e0HodmJv1JNsD",
-	"fkTQ2mYuWBvjX3Nj4gO3vDHHYOypEwL36kpNwl3/i0pZtzghG9Dsh4JF6gdMYfsGxIvruZJ43XrjRRFc",
-	"yJr8jDTXJn/JrURZajNQpKnkqEkxK0elnypdqh6J2FhhzVRrFUHkSW/AqbzMahTODgmVl1px1V/4EaOJ",
-	"NVCFpQBGVfS8RWJSR8QTphoouN4qgMnXWuHUcpqbyZkBGS0IlDYsa3qfcqFKC1jXcQTlqky0bJ3uh3Mu",
-	"6X1ZzIXVqLM2q4JJMzx8IfpCLUAHHYtkdh9a2Mp0hq94e9/6zv5VX7S/NC/4EVSHVYxgO84O+3YSAGHF",
-	"wOOXw8vQR5C7n6xnJGEI3eZa95FWHQ17OYRCwHifzWhsfV/lynfGBSaZftC4tpSACBkXSpFCGqRWHjFJ",
-	"zliP0LAuOGuTI3SgoJXfjNMCCczAxcRFzvHO7S0Kz6N765KxGKtzSXAtF3ihTzkZYWgNGVH/0gSXLLC8",
-	"jb6E+4Qax6Lmj0/MPx40KjOp37jqET0Qur5kizY5F7qHAa/w1X4OLbmE2GcaBlctoOoZgxtVGeDkhvoz",
-	"5rrehzRwW8U5YTYsKVOFKlojUXNR0Bw1WYBCo8/eRRLGZUXrDSwNIsxpDdslWFEWHW1FjauoN7880Xpf",
-	"kmptuKJD2+3UHGg7PmiLKH4N9etbsW+DcxrqEzX/ffLyO4iEv6y+9YtrT+jKvSftaUcWIDdvf1mtsmIW",
-	"Edz0DYRioLSqmHH3oguzTzJIjUOyDKlhUX70BTAB1tMmJl7WumYHHK6IJJxMFaFzuuiba4KGqhCcW4CU",
-	"Q3g9clH4NufsDQJ7DgY64AUW/0xz+MMseifzFo/0mJotpxYt5pvaTjOHgGXNN9bNG5TuhXqGXXAJ/xBe",
-	"4wqkYRRsYy0rI1TdGI59d/uYqTGxkkdngD3bjraJTxtScjOCrrDpB9PXv6Lp632Mxa6zA295d+5+3o57",
-	"W6yGRgsYyN1wHCPhX6LpwCKfEC3PFuvAfyezaFWRZBJvqAiNImwAg7tpUbtoE0zX12K+lbK5UANODSBF",
-	"VRmoN4jpZzFNfo054cLCBB1WRlgNsOMCoFTrx1ByKXe6z3d7fudpi3ZG3dZTv9drPQ92d1t7bH980Hna",
-	"fdZ7vtvk+rYIIFs6v29v5NuWBwYFMIXVPLAEvbAFJ6y89yC3/lZMmQrCxg1YIORGL0uV+PNdrRm1AuJR",
-	"HDMeyBz46ztp2JSxQFaZUpX1aJUfwA8A+MBdxjs4eZVjHLiEIj7CKGH00hYCH3Dbc1a7RyXhbMYCMGjA",
-	"aCBZwAwJcYUBLcHm3jAthiL6TpEHrmB/A/5jeMWaMajKyFGHVkQu4x71CaboIb9DtKEovGLSFB/iheoW",
-	"ZTG112SIwCE3cOFfUhgNud6pktyZ+4yPMAq4AmHfznnyheBYbqCCE4X1kyADNEOOytrPoZw2uw5utmSQ",
-	"Bqzs69gh1DYsPgOKutUMtmHxlnIzws6yIPTeBFgzvwTL9eBMfpCot7rEkCi1TA0MUImVd1izbJ0J4JvF",
-	"HpuyGlUU6+XAWWvm3pqf/hrCDOuDNMsly7MrBqTvQk5LgP7vToOo/Wy8y1pP/T3aej7qBq3e+GC8P+6M",
-	"90fdboOoXUD7zrnW2kzG1VPIg2TRAFUNekXE1FrBPwMS38ZcYAH8f9URnEWE5DUxnHYhf/9RnDI/yFsp",
-	"7fahnS95dvvKoJXjTCS2NkoOMiWEyUPGCF6wLingD1sm5BoT60xcmcQsY0F1C9UyIDuFKf2mRMNnIuYD",
-	"biTiQshLJcKFZNel6mOMC6TP2njSolG119nDNK3m6Jfc6rltFMvv0Zds40pW24ZWhJZkJvaiik2Ouc0t",
-	"qWxSNXqpLrqjcYd+c2bY9u88CGEd1Wwnepg1Bd19S8a2A8gU23uTil02mQsyxlgsgkUyriVEJG21tkNb",
-	"ZwRdTZrUtXyC2ZplVKoMocUldKxYQnY7BJxTeVWkWlVZzxOQae5FUb6b+odoICV1NvsONMwtnM/mvZrz",
-	"ZHGUKS6cVuNML4doiiDhmHCtkyeUG3x6KyjbZLwHL8hGOtuvX+3SG790GAvsx4JLbS8b7UA2bLMidlGq",
-	"rIKps5GYtMmLRRacRE3wYgucwfgMFj411jJ0J+OBN6XXpEhcqC1KBMfQYJCTIHdTxIy7Az62tWaDgrSj",
-	"hOgTLwz6WY4j9PedJJ5kP3ku8eCz/llJqM/qEi+giva9/GkbtQUGSjEGmIQ2OYKwSMbVgEMVF5xLsiDd",
-	"fSLRGjplNFEjRhWYFc+YTGfWpf6WStU61q23Tl555BGVZJSIudQ8MBBY/gxWwEOXNR4wKMYDuLK2Aowp",
-	"4V4qDOMLKBU5D30MfE7wXSUEkZGYaz18LCL9VyhJEEpfcM58ZWSRBIZZSF2d0wUGfOFLBnwsCxXIgCNA",
-	"7TD1xeq4Mu7x8dUmyaqgCCKtWUyDCbieE9y4HA++4xawUUoa4l6vQVXVy1qf4dlZU1p1GUyt7gBAPjIM",
-	"s2BTY1i5dXl0uLP58EqUUa9O325oXmXjaGHbxBhN45iSHJZV7RVBvUgS9YtZj8u/PK5TIZXdazCuZ8Ny",
-	"iR/RWYzZ/IAP0KmYLHqdTv3ALJBdzbjgnaXluvtNHxvMseyaR9zETzmAosV0y2VuQF36CfGAAbnT6XV6",
-	"B61ut9Xbveh2+h39v3an0/nPAsolBPjl1hQjRZvG9USmVA5nIsm3DlD8kO773S0EDiBDAIWEgBN2rfAC",
-	"MIWql72ZkaLrrR5X24Xc2efrdQgYSOYSJxUmRQ1E5UNkdC4e/IC8n1YvalkvIfySCkoBue/+VZRzI1fk",
-	"qgktKh0mWtqoG1qYKMbA9To9LUFjwsdoQbwPCRuzpG9ARoIWlQvue22CFRWBj5mZDXiSojssF2kQiMZE",
-	"zCGSBETCGYDeQwNEUS2wmtuUsrg51yTIZjVbCy8M+FxcMsAWgzlbASo0xZ2hEmpBApDZk5Dfzw2OShEn",
-	"0Bbf1CuDgGv4gqnYnz+IYwFrU8dFZxJiveAPFiMNwFQydGYRsKhvkCtDPhZtZmDAtJwnRZvs622QA25r",
-	"BaI7FUS/wjimgHEYRkaimYdRZGsMptwiFI2YTxHUPo9kLGAs2JJdh+iI9t4KZP2eFcWwIHeoSnHku43u",
-	"W8l4YHFv1wg/XpmmciSjTs8SZZu8BwqKgQoZ9xkmDiAUzRI8RKE5p0HsQHpujpTZv02kjJnw3X3OGcJr",
-	"drmabz5ZMH7MZApl5luPQ1+lCftz7neAB/WoETonv6Kd8C8v3p/NO29+nIjvAXozCKnNdQ5ndMJ2YqjS",
-	"ZoUZKtnBXiEHCZ4xyc22NkA20uL4ADIMhpenvpNA/Hkbj7VZ1K+ZugyouWsv8gzGeduhN13mZZsPBhmb",
-	"otc3rpaMtpwG2pnWzgMsRZtPwjzePINQGgvXISmwjVDmaTkmYQbQEMtGF/v8mjLBBio0H3D1bH4Dm8s2",
-	"7jG9v5UIkqAgzAJ0oXXwGeRGp//pcwb86hTxNLG1jL1gnMizccfvjjtsm5NlwGKXt/adQMhf2+ujAjLj",
-	"Y2tNy4bSz6CV8nkAzjKs1fMt18oU+K6uVIZUYUsb1y5TXqkjYNcWSzCvBo5Wgwxs/KuuYdk0VISrXl2e",
-	"nDzyynP1Hrd/C8EWe73nt2FXdXuthBjOKF8Mka0MQX9v2vKizKhXd7dXsrd/1T3e7RmjvuFTmd8rQVjH",
-	"kE/II692OnpXS5ywgDFYV8kZEaWVgHZreWGu29/cTsvqbR0Yl+GA1+5iBSt85QZWCseSIE0ssqkx5n7d",
-	"kwoXWaMM3a9BPi+X2a2RpK26MwuDIGKPIW+1hlEinL2lHNQWDKZwaIqFEB9A0URCfJFGWXEoUHZMid2v",
-	"dKXeUfUGYFBqWdv9WOTNq8PcJPO1VecovGTEM/16ZU3aQsbm9jzUDEHllsuWf2lK2AI9tU1tAyK4C1Z+",
-	"d8AN0YxFMkMEBnjLWMWN2wAClVG5xnZKVQ/gm2LpA/giq39AMnIvq8cDvqwf9+uhcZegeYsmdoUKJ04T",
-	"joheTCxnoK86O6NyGPAKRRLm3KhK/lIa2W9Bzfn1GiwL7iOy3nvkPAjzD8L8gzD/IMw/CPO3FubvUW6D",
-	"k5Zd7/IeoyuyV1fFVxRrjbhEREEW+t7HyhV6PN/JbLRm+1LJEj1yF70adTFWNt3UVhhsk7+KBAGqBryg",
-	"DAT6VGexikqINjmZwfHWtBGFUhkLv0gVQsaQgCrahF99mnOs314Y/t39xnlI73pLZf7oFvbKcnm/NUHj",
-	"lgQffKZFBnCmKb4cf/3tvaUJA1Xi66h8P0K2IiUeSjyV6nGaA3j5jYA5Yqj69y00slJsFmc57BLx+ous",
-	"C5QoBG3EeHcsCaK/yeLhtaBcCinVo5C2GGLVBpGFlkLyD8CKGHC94gjr+JBZy3tF+7gTVyhgvzyAY3yD",
-	"sNCtRftiHP1qTQgojWI1vbVSnynJAt4ieBFQ4cLIJJpku/RLifvlOASrLsG/TbIZGPxsRsMjr2Hutxb8",
-	"f/Xht2c4ydtDidRze6lE/JVj93ONznDKw6UIFGT8WRTCyzJDr81iAqHwksXKxGkYIsDQ1Gq2QJF/a1Zf",
-	"zmuieWCvjfPI4kyykBCbZFNvPBPxA4/PeXxW/vYh7v+3z3jOlYjvm+uAOr/zxYSe3jQqphgG5mYHWiQ5",
-	"bS3lrl1YD9adTs+3ie743WerNVsz7qDbuKvL3hr0mLxEeE1O+nN6MGo9DXrd1jO6v9/q+r3RLt0L9tnB",
-	"2Ma0Qb2JLKItr4xb9htsAwZV1MkMUMEq04zBLnG1tpFZZRqwB7C1f02Tx1dMj9fLulFyPKz/v0BqvKWz",
-	"Osyo1QWOELXDOGAz0l6udXSiMoAmMkulygvSGlAnC/pmm0SIJpdwkWjFBlCiNkRBMqCc3x4FKUP3qwFB",
-	"+jERaUxGCy350rZTJcPXYk7mDBD9wQ47y3nWGYsYlYxgJZ1tYYy28ZV2bzvf9RhG2x7XRikViOVft5bN",
-	"A5pQbWkapIs1CEL43c4Xixy2thSNYXamFA0EaxTYXpscFar+ltDxsfK2wccHdxC7xqwBxKNT4SxHhM7w",
-	"8jA7A2t6uPCawa0LJYkjqpkuu1Ztsm3ZmltyxoeyNb+CsjXNhL0KWsQiJFaq1tRihpj272q2+EZXwR1B",
-	"SX/HACPNdLOlxqZfvI8iJ7Rc4oRuUH0EqpTYwsiWr2boowXE4hKjNda+Oc2hQxY5umclO6u3usjHffDO",
-	"ewuna5ImoUg2rEulKOS2wuLXrL3xLYXFBwzjf+3aG7cTD3cMr2q27xxDeKZVezPGBE6IKQ0qNh/iIU8J",
-	"hlTZ3C/jtbBN2LrxK+xDf7GDejATfSMzkSWLh3CY5dLZmex5lZPpPYog+rhOGY3U9OfGQ9nrdAikl/CJ",
-	"KTqm9SufSZNqILML0s1xGkNFAobo5g2C8mvo9u6Ssrgsw1hb/A9x6biOWTWn73Ta3XZnmwvcjK/hKrQr",
-	"EEpCo/CKtXH3mJ8moT5Pnz6X9/KKcSaLm4erbjimiBmncdi282vURArfZOizRx9OcmgATP4gVzQKNWvM",
-	"9wYzJOos5ROm3seMH304+ffz9+/uQXWxAVPZnpjpOX1nt91pL0GH0wBvURp9SPTQVKgbKkHbiNHfmV/L",
-	"SI44MaMn0DgJhJ/OoMTjqh250CtnH9Vkbea+cnsWdBat3J4p5UHLVhHFDHhIqCltsOdWUlvM2q7amb8d",
-	"nb7dbmfsWFftjN2YPrH7sjI362stvZlc7dJDZNxq3hSac2BI36ecBFiqcS6SSy2lAtwFhMeOqGRZIhXl",
-	"QSbJKiKnKcRSkEDMebkcll7iREQRS6CiVZJyyJky1fwgfT706SHivOODHlEsikAkQRgSxGUkU5awhlqy",
-	"Z4wGoeESd8YWoMFiSdXBkWnZB3qaOK5j18TyywlVbE71LvmCj8NJivXhM6aKDW/BRfNJ1RDQGVQeK9yV",
-	"21R1EXPePEMTO1+eYcoTRv2piQpbN1VNE/c73Xe2xdXno0gHy2ei/OIXZ0alYskbBs1oeRCPQX3hoOyU",
-	"aF6TJpHTd3ZAiDT91LqpoPAyLBDsBuQq+CIARDywJbQrEOWyxhd9xlKpFx4SVpLUV7lxlyYstyYoYRot",
-	"WYHblXpDdT0Uw6Rkhn0DjbkYsx9C6SmbPIu1zPVZLzRugziWmz9nHKacZdnokZbq+mG2QlYBZUrjmJWG",
-	"nrn5l1u3AoILBBIiDJABdm2489vkiAu+mIm02IchlJvPN/8vAAD//w==",
+	"7L37dts4li/8KjjsXquSDCVL8iWJvHr1clVcVT6V24md7tNTyoiQCElsU4CaAC2r8nnWvMN5h/MK3//f",
+	"o8yTfAt7AyBIkbo4SaW62r1mumObBHHZ2Pf92x+DsZgvBGdcyaD/MWC3dL5IGfz7bMq40v+4oWnO9D9o",
+	"morlUOQq6P/8IQyoUnQ8Y/FQXidpOkxiib8fZZSPZ0E/mNOEB2EwzhhVLB5SFfSDXqd30up2W73Dq26n",
+	"39H/1+50Ov8ehEHM+KoYnfGb4Q3NYCo/XFz9+P7b4dWbn85fB/3giflPcBcGM5pxJuUwiYN+IBaMj0XM",
+	"gjCAnzvd54e9cedp69nkkLWejo9o6/moG7d6k5PJ8aQzOR51u/BsyoYqmTORq+FcBv1nJ0cd/Z8wmI8X",
+	"Q8myG5aZxc1FzNKgH1CuZplYJOODcUrzmLWk4Jyp1lHrJAgDTucs6AcZu0nYkmVBGCwmi2GepUGf52ka",
+	"BotMzBd6P/4mcoKPkUWepiRj/8iZVLIdhEHGFgJfCmZKLWT/4GCaqFk+ao/F/EBk0wP9BDz4jzzJ2ByP",
+	"Eb8gKY9H4nY4SeA89dxlvliITMmhypOgP6GpZGGQL+KdTkdvQSJ40O/e3YXBi4ROuZCJLBHIWPA4UYng",
+	"+oMfgzmTkk6Zm5GiKpdBP1BZro9IrRZ6k6ZUsSVdDceCT5JpnrE4uAt3fdmuMss5T/i0/GaQKBInMeFC",
+	"EcrlkmUk4UQfdOANCPuwPiK+ICsjqhkj5gkSCya9sf0xc37NxZIXo1oyzRiNV8HdB03tio31xidS5gw3",
+	"DGi3mAIXykxDLy30pnHlTSPLuSSUx9X59Enj8pG4xmI+ZzzWZz9WcLTBOyYVzRSBZTKpD5wkE6JmiSyG",
+	"H88onzKyTNRMj7cUZJ7wXDGgWcluWJaoVdAPWJaJDNbKbpAyNRFOGWdZI8UdexRn9gw4jzkMS7Q49OYD",
+	"TqlifLyCC+0unRJjkfo05QjM0bf+8S4MUjHVM3Y8hSAbIGkiFdO0RgQn+lr2Dw66vaftTrvT7vaPur3D",
+	"o+BDHeNIpNTHWLoY/gLGYs686S9opveHAhfWm2jOG+7ZNo7atRxV0cQtl90maogkhr8AHnk46bJn8eG4",
+	"dRJ3WOuIHh+2nsedUespfTY5nHTGPeSRGaPS7o7buaC4doEhFzgtPefhPhwY3yhYzO5CY0KTNM/YsDw/",
+	"e93MpHAukslhd000PO92u62nlNLWs/Eha3Xi55Nn7On4ZHRMN4uGlEo1lIzxrXNczKhEcaAvv/l5WD4c",
+	"+FvTSD07UsbkQnDJqky+eh7FXzyZ47iTnYdUYrEwe2weqZMQKlGpHvz75BYYwyhP0jgwvx8uUHrZEZRa",
+	"DZW4Ztz/hTcJlWd8OBa5Vi06d1qUnM8XavUykWVdI6aK4sVJk3migv5xJww4u1XDcZ5JfflxPDGZSKbH",
+	"CgMlFE1h1DA4v6kqLzjgR/8FfcWQNBaaLhS71dt/oUgikaL/EfSPDvVCQZqvn8uhPRdYVYWu6Mmo9TTu",
+	"dVvP6PFxqzvujQ7pUXzMTiaFWDCMoB2zVNFAT/yVZQ3e1BM+EShe9SZpsjo8CoM4z6hm20CWva7eH8MW",
+	"cWd201TgrIDHjrUyBwIKNgd/XGaJJqxOGCR8oVWzZ91eGIhcwQ8nR3d7r/0O9x0FXv3mE0qWbGQYbrvY",
+	"LXjm7oPepsuC2xTq6W+S7Xis9mvwHFhQwqdDKz62sR/782ZGA2rCdk5jv/7bYDZhcKktlarKqoBVBD9k",
+	"Il+Q0YrQjNH2XnaLHGfJwqhQP4olWTICF0evYL4mcWhn1G09Hfd6refx4WHriB1PTjpPu896zw8L0+Ed",
+	"SxmVTGsGTAb3VdNhvWfGTlu/LLsadbvN/cH0+0ym34AP+CDvdA7H/6PVInAQ/V1OgLRa8Bob8DVi/m3a",
+	"kr07R6Uv2KdS6QP9/d5dD0guVxnlyHHrNMY1damiFu2sqbRyCdtntt3IRQHSyfypUTF0Cvu+6lWnUK46",
+	"n0O38lSrv86oQiMezHl9fjJRIluRWPx5XckKm/TOe+4mlTKRinIV7ErJZq/9Fxs3/KjdPb7Xhv8W9Nl7",
+	"GDk9uAh5VtaA97FA1m5JyZ5oMCaMWvW1iPqDczMM91GonTr6j5zlLA6Ai8wYjRny+PMrOgUOUlLk/oJc",
+	"h4gJKKJi9Hc2ViGZiIxEF5PWK6rGs0ifpnGaB/1gEHQHgf7geMbmYG1ap6ICF57+7kXM5gsBrql3bJHS",
+	"FYq88rcjleUscq63RKJHTomMxdbTpQShnDCapQnLLPMGrxw+TOeMRN7XWj+xVWW+xpdaTJfxfK71PfjD",
+	"h3Bt+ngWdM6U2ToIElzUrOAithsHMjwklLx/f/Hi5ml5BruKST3kgqpZIeCctedkUBz09bz99czp7UvG",
+	"p2oW9HvHJ2HNcXxnLtraCXjXMLJLWdApIyM2ERlrkzOCfyVKM1Y4J+MitB69Ob1m+uyOOp3yqtnqf3Yu",
+	"/i5uX//yavXql/e9Vy/Olvr/J//LrvUfOctWxWINO2hY2lHnee3avMP/ia3W1/iKXjPNnDK2YFThIkEy",
+	"ACmFFVrS2w9+5pGIVyHJmL7H8OdJkklFBGffyMINKxWjQAOxSPiUJIrQKU14e8D/kshklDJydvndxUVI",
+	"rtlCkd4RmbUHvLRLYPq1jp4WFIB3ttiWCnUHjUd/HAbzhNufu5qKlWKaewb/8fP/aP3nh3/7Y1C7gxO4",
+	"5jXkoXlGZI/ecgcyz6UiUiVpSmb0hoVEZISCy9iQ0Bx+FT2JTolQM5YtE7TxZrBH0vjWY9hnuDxmOyU5",
+	"6vaqG2TZTf3eGBbVtCndTu+ouivrG/AS5dIa5QipSCaWUi+Lwr1ok+9SOl+wWDOm7n//1//pVaj+uFNP",
+	"2yj6/FnGbELz1IhDM6eEKzZlme8jq6Xp13TOkFsCeZogRaKkjWf0C4Iv0/c1WznyJn8XCZfmePOMh8R4",
+	"VvXpQcwk9Eh8wK07hFAOx9omdUROFdFG/W+W2t8YNaO6p+/0QStBFlRKIrQO486aKtJpk4spB8kEGxoZ",
+	"plk6/IazN4pN7eHXn71x/G0WOeaotwqdLX64daHjaR+fJnbA5N2yCP3I1iVsdibVLcFYzJ+4gCvUQ9f4",
+	"Iph2kabzGyZJBOpqRLTe2CbfiZzDLZnTFdF6J8S6SMLJIhPaPNTqlhKwes1cSks2NmMdFaFOXEtEuDAz",
+	"/ZEQKaMc9Rjr4QQ15lsav0OpV/IJfgzoYpEmY9CLD/4u0eHsJ0kk/IamSVxxKcZItfCnoRGnLhyHlsIk",
+	"YalWYQ+ss+Hg7Zt3V6UgL4hiUClijKKaoKdV9bRiaD4f2l+iXvxs0hl3Jx2GKy225Y8ZmwT94A8HRdbH",
+	"Af5VHpxjtFa/UD7SK30axSe1YrN0Go9YMLQaiNLKRJtEdtl6tyLyCHy4mqOaVwVn5H9evnlNYLseh8UL",
+	"5hvRgD+KzE5FhAM7ZzcsW5GbRKTwrcead2rpzDVXQzLc68yK19YPzfzNPy1v7+3fCf7iS+77GQEaLnga",
+	"6JaPIjuF6HGbXChJUjElM4oyb0xzyUjOY20f+OcWt/WG/cRW71gu0eLYY8cy99LafhUyaXjNVkPzZMPu",
+	"AclUxBhZUkn0Syg9jAAFmvniZL1mHm2YjN752sVGj2FvXwv1vcj5vltL17KszM5yoYYTGLBhM+FN8s0u",
+	"FtQ3cPXsaF9uT18LIvPxzGrDjyK3CLNJbzPmcoS+p0m6NyUa/bhuwxbe2MMJDt5Ih05j1zfHKt0y4WOm",
+	"LRVNBeDU+NIE2DgJPUNjYyTc8ze4qZFHUc2CNU94bayJZTEo7P2VEC9pNmV77nhq31nbb7pKBY2HSogh",
+	"PtSw25b9w0NgLnPSPXn69Gmve0JGK4xvfdl9rptCnfzSu1pdliHd95zmaiay5Je9iTavvFrdydLfGzax",
+	"8swX3i5GM/AwXTOut83kLmnjZ5kJPiWPIn8+eodKDrW//vWvrbNczRhXel/Yup54li7pSpLoW/gS2ArN",
+	"TrM73P4bmqR0lO5LwCa/sG7jbeqhZlNe+mHDEXBBwA1KzGtgr/tvfUnGqshCSDQpuViGRGUrdKiQlCqW",
+	"9UkUU0VHVLJhXmxVFJKofpEReVS3HskUyRePwwGPbHgLshDdgFqjKzxdY8q1ZMlyXrj6vpHEvKq1O3xw",
+	"OMrlSr8rBJlTvsKLqK9lwiShasAFH4M2qK+dfsLmUMiIPKISX7K/IvCLFbhYCHWJkPCj4DCMnOUK0h5i",
+	"seQR2toegb5jKlu1ziaK1bj+LoGtgsW7pIkKyXLGMkYgo7OWUAv7FCnVBLtY/IrFCb2Ch/YiWWVeWWcU",
+	"bujhXI89hCcb6PU7/GBLTwA9UyNG1j79a7FeTSdR9esRcJK6RQHXdTNAX/MIHtL/1PYiy1RidKjiD+Xv",
+	"/3XGQH+jzn2DTiEqiXnHi8YU1qFvGf/sRi/c4Si1tVBwOfKVCRXR6nXGl4oli0nMpEo47ATYuYlic1nD",
+	"/NxHaZbRlf65Lva9RsL6TxKySWeMYMQ31D+KLMYQ1O7fszH16je+hd/rWzKesfE1Eblqr7uVyjH4mgPi",
+	"VuEyz+kxJiKbQ1A4poq1TELs2sBF0L467AvGk0/aYz8DgMaoYtH0bemQa+bjz+Gc3ySZ4HPG1SlhdDxD",
+	"i1dfhchmEUQk5ymTkrDbBeVxiRwLIvPzDDZfxB/xyYsYX5OQ2H3Dhl5ubv0F0Va5npjN14rASw1JYVGb",
+	"vOHpShNPmpjsgOqNwThwdfDCb+XOM8/BWbG2dWtpEGsO5yRNE2kYc85VkmrGbzPUJdEDlL6UcHVyFKy7",
+	"ECt5FWvf+e6tkW17UowJkFbHe5ko9vLlKyNo8fXaW4KurLXX6YilEHJcMLHAJfI8NWpQyblVDOXyPaqj",
+	"vU3GKs92HMRkiaxxlpVUbG5Yyk4jFakka37lIgVBc5FUcLbjiH7OSXXURbIg/hM7DVlJWamO+b3+NZyD",
+	"VwBSIpBN1/ISn9eD1JGOdSqbRMV1dcRoPUxrXGLBOItDErOUKRbrm6v5/DjNNftYv6o7XIhybk4Ti3DK",
+	"l9G6FMvmCaepH+ozvssGHuGn+2wSBCmVqrBcd5UGLkloLSKUz0d649CNNs6zjHFFzOMhmWRiTrrVrTrs",
+	"BbXhB18xAFYG99Zef3dtSky7ssMV+vUuiJO1xR0usytPMNXqAaGneXjysUre6/y22L6SvC6dWaP+8x28",
+	"0Cwqjed+ZxXphSe2/fsGOn+mRWmfUBKLOU14SKInbfxnFBLKycVbQuM400IVYq/fXbx4d0qSCeifbL5Q",
+	"q5AIfUnUjEnWJlpFTcWYpgOeabkyN2kWJksKQrel4irGJyIDNxFaFY4DbA7BrdHrnN5e4Ku9TqeRQ91H",
+	"CwsJJSmb0pRME0UyNgEvOgYz3TKwzgsDdq2oTV5gxIREsJWwY+Y6cuA72jA0QekBz9hcKAZuKy7MKyEE",
+	"WX88P3sB6Sr0mnHcoOq+bOXFm/S6DZQBhqimjhDjufo6n5JlwjFmSSJHcpF37GTrqQ/4Vzz2z6uIaiaI",
+	"sRQXIdUyLRV82kqTGxYTycYZU7JNfmIrbWSr8YxE//HzWevfaeuX4Qfzj07r+fDDkz9Gp8hSxXxBxwrD",
+	"OpomtD0/F1KR7kl4+OwIfXxt8s4Es8i1HptmTNNmLlncJ+/O374Zvn/3knz77uz1dz+SlxdX5y9fvhqe",
+	"vb0Y/nT+t9LP355dnrtfvDj//uz9y6vhqzcvzl8O+NkP56+vhm/fvXn19oq8ffPuivxwcYXJuwT/9u78",
+	"f72/eHf+6vz11WWbXDKaYhQ7g4yXOZXXLNYC1FQcOhL2t/y4+eCatHYXkPQThasiMBnPrOsEqzq99CnJ",
+	"GImcfh+1yffJLYudSmI9L2kyAR3KJnJ5XzMplvBkS8bXxa/sAyJmt0GoV/Zhh2u6n86uOY3IFQGLJFGr",
+	"JiUerp3M5QKyLNrkrGy6J9KNUPCsZyfhUacTdjqdAX/UOyKzx3hsa7rPnN4mc70xJ52jZzbNOuH2d50N",
+	"N/IeBoQ7HHOmfRL9rDnxnz7YlOr//q//G5FHUmWMzvU3yY9XV28fh+45Kdm/lZ+9vDx/TEQ24O4RFSei",
+	"Pxbzud44mk1l1CbRHz++Pnt1fhfp/ZokqaZx0HP0bJjHDxIuk5j5rPSURH/4ERxlfwJ7NSJ0osCF8v7d",
+	"ywGncSwJJehKa+aEmJHmpZ08+pm2fvnws+EdrQ8fO+Fh9+5Pj//86JGUbDD4t8d/hoX+uX9w8PN/DAby",
+	"Dx/+7dEf2k8e//n/wRXCLz+0nzz+Y7CFq25nqvvYaiAp7KWcMiUhk02SqJYDgSO7mjyxRSLsaPmR14xh",
+	"WuGIkZwn/8hZ3cc+2Tqspm1yElkSjDQNVD/aOXr2ucxJYpLpUDepyqo2eQVpI1zRhJOoWiCDPycxVsC4",
+	"UpiIzGl2zTJ5Sqj5J+aswVugFA14odzdJpjlsEj1RxS7VWtKTLdz9Oz46cknWb4/gGK2Zv2SpTaDCo82",
+	"bITs60OgIynSXLHKaZg4NZkJm7CpmWwuIQVzIrR5Q6f6qg+4yGDzMpFq4yqjY+XLtz3Pc7MJfsVulckM",
+	"rBrj6lZh6hwFrpRwJQglN0mmcpqWeFPtXlSo7+T4+PDkc5n3yyxRSpuhek6G9IylD1xgRCU7OSLGjy+J",
+	"ElM0jdEiVgR1nk549Ow4fHrS8bf5Hq4CY1btzd22u4X1loPxWLiET0mco2ueSTIWaUoX2jo646uK3eBu",
+	"yFHnCGS1n7xaeHDr1eOTjay7u10hrljgyMgbDVNbVF62PG0h+HqoAtJYdz0pdP3XuHPS+pRZyKTFzbRJ",
+	"Ju1ad0yp/qM6CqarWx6tH4VZh5BhRwT6+1Mqd3PNiYaET0wE3WWyqj4N8CxNIYMPsp1hamhpwuN/whzB",
+	"Wu/UNu2rQgBwlqFLALSpxC6t1N/LRjJ5Dz6Orf6LdXqBHD6JtjflU31f0tT+VkxI5LlHIjLKFYkKqyCC",
+	"2xO52xqdkgjoObJR1RHDvElg0Q/ekwfvyYP35MF78i/iPXlwLjw4Fx6cCw/OhQfnwoNz4Z/cuXDluefh",
+	"kVCfTkrHLCbLmUhRjU6yRv+CqR4sRfrDJqfDgFf3f1+/gzGH9mR8dzVC/Dubnb5uhM8LmLNqFGSlmaBN",
+	"GIQ6eHRTcEYk01sz3i1LxFb919fWh8SWqomMRAavM6pNzbHZmOuFpi6pwC60XVtX6VusJmHTTK4o96qz",
+	"Tg3IKosvC+jH6m4Zrmb1cL0MWSmD/EYW8hdscbRO0P7gWKScKDIWeepkwIzGdZtcPsRdM/vmNGaNiRw7",
+	"GDQIVLbmpPAIQq94kYkpWK7LWZJCGUdxq7d+xMPGXHeGgG0WUzbXKn8lGXgtaWS7ileXK3ehZX986iqO",
+	"NLVr+QyJg1rTMdlWNbySyvrMPrhHrlb5fvenZjsiW+usr5BRn/U/9Q6yGK+TqReItl8HTI+BL7mTdovy",
+	"j6WUl7LhsiR1Nx7YL+irpk6uuBkm7wVuQwIqSazFIeivk6ZrUXHG2CTgndyFPkbyxxrsuAnV+rBhC2QJ",
+	"Xx+LOSt8tf0ip9/L5w9JVAFD9n9lDDL9qxIUcbSzv7Ng5jU+zzUw41pGlUgsHwnJUmRSIW5EmwAAqHEy",
+	"ucolqBrbeXIX+rO1ibw39UrE+4XWi44766wypYpJRfDFkIg0ZnaqfYJsOyQAoShDMBvlN4bRAO0wHssQ",
+	"q0NlSGJMRGbAmNoDDrCkwJ/nImO2FIr8lHwLFn3KJgryqHcX3Ah0WrPyMs7yJvaMVvtEZLsn23nQzDvk",
+	"I7/NxAhOBzGV68+i1+lg5l+aaEXHngvS7zdQ5hoiOxxrSx/sxp42y42DZL9s3U1Wtq+weRZ3qJkH3E7p",
+	"G96gameKgXNvvmZlgEfMY+A7Heqr8eISPnqpjCq2tgCLJr1maAElgreyyrmQuS1nq93ngV/RY9YmrhZq",
+	"yaZR1tSYMlr0RrXUPFYVGyXiLkYrplTiswW9rqVT3pgcTKDMdT5WbHSdyMG6lzXdtl6NuFTghOGe2ghc",
+	"QrN1yek1I2MqWTto1IBqKPW8XBd/Cp7cEUNP/c6nDMt4gbK3joXaVW5Qv8oZ6rUGna0wWgsVQZlK9L9b",
+	"BoChdRHvoDfY8nujG3gfKLar8cheOI2yfHAGk6E6Q/DMvhVQd482pQU1QDAfQKM4QBeBPl7jG9CiFjxZ",
+	"63+q3aQNJpEnO9EmTzx7XE8GvGnbdw0XuNnocMjZ68cNt8U4OKzb5Gq1YNLGNpIMyxCj/oBH9hGUmRH5",
+	"aIVnCUs4JGUo5VMiOCD0IAelqRSWfYLacC0XdMz6xiTOyCRjcnZH/r//l7gPgnCOyEf4Xy2D9WnjI1pe",
+	"txEFTj+geaX+w4DjX+Cb8Cd8vATPbV4YJnFIMMAYgg+n/Kh+xH9S/+MOYTDA2IdfnFoPgBxwsC30+PIx",
+	"TlGI1JtIZSD3hL7HUAHQ8Ixejv9MwifCX6qpFy/+YN4x1W6lP8Bli8hHTcGhVU3xT4axtoE0IvLxv//r",
+	"/96Ftu7M/PEbScSS68OLZV0w0wbk6yM0aJ3U3IgZXUAtRG3NFGC3r8lGIeEDdn6e0iemfXDKjhXUT2hb",
+	"Q7P90HRm4CqZ5iLftaICYSqbdC5/4rupWw4xsU5VwdCFFvKp4FNJlKgrudpq7tV7OaB21Iorfca7ezjY",
+	"PzxgfLMnIR52I995axjgLhkb5zUaevuT1eYZlUOtmzcXwihwACz1f4ESjzqExRQwIIEzkcYNZTCQk0Dr",
+	"S48j+H20lt+xE93V50Z4n/NWV3cCRfVgLZ2NRQwIZwA7Agom5Cjbu2QzpSKbcmwSHKppxxFEt12p0Kl7",
+	"wn9HxOw2GnBtE4Fbh87hQ0XVUZtceWXoMJHiw6dFsZIF79SHVoqagvhsrHI34Gz3TqL+UHPBSsZQsyev",
+	"sHjQ40QkXcE6EiVZOnHIgGbihUsP6RIcp36F2mYXnmuss4Ha16eEb9VXTzcqjMYjVe7Xcz/XlN/aZ4dK",
+	"0USVZrx30pHfOWgLSqx9ENyPC0av5T2dhE3et5yPAE8nJGVHHDhzwKmNcl0rptBywfrhtm5qYwFdZYlI",
+	"AzsMWa2jN6RWOr7C+ee22K9FQ1KqZVaMpmq2LiuavP4WcERc12vfu65+DcS5YbXOwW8HrlvExZxOmbau",
+	"71VCJ0WejdlW15j+xiU+2ijm7e4k+uHILyCB39RBAdcLffxO41ov3ZT3WGe9+L8Ebc0EzUIXCTsmr5Jv",
+	"Scw0Hy7f9tEK6MwP8D1/3jnuPCsF0Y9qLTMHtbGeOgzDW+qA3VrbvoMFdEDBf/99wYofpsnE/XvJRota",
+	"wbH5yHADSmeGv9r50MpIIk36GbpY7+/suE54bMI0o5TN9zOBS84GOtJm79ImpzpPcY3bYb3F3a4jK0Fi",
+	"UTtq0eFujTkbQ+mRVW5A4SiEHYsfhyRa0ow7iAVtZO3g7jDKhft0sVW1q6w7v4pPcZ+IrN5oCJob5305",
+	"ArZVsNTnoPjxU6PGVRyrGMtM6uNeTXz+omp6gtkZIi4dlVq35Bx8fJ60DEnEGYvlkOZqhgcTJ1Ivahdf",
+	"lCkB3ymk67X3Km+/hePfxMqv8oxf6OcKSPyPtWCdi3TVgPay0duLc6v39lbjdnoadhYbFrqjYKtYdrcU",
+	"7HCtF4oJiRS7VcYygA9G6zG4DdthQ2kJB/+I7HtZE8iwZVgWGybqymPS68DvbSbGfbayrozjGFMDbd3D",
+	"9qQy7CaxaXW0lFbUkFRUThbbrr41nSqQyLpEgv1F/6B1h5UODz18wPsgewX/dooerQhCsPjPkERjCmnx",
+	"Rs9VOYQuoZ+E/ge2k4hOB9yoLJorJeMZJqfnUht7knFIk5Ek8mClTNZ98os18iriDD/bsNciZuk3kiQO",
+	"o1k/3q4HtNkE7byw2eMGmtzuVu1I2ENjH/fYWTbN5zbQWDPN4jx302woLxSb9RoS09mj0aDVJ2q6BbD4",
+	"FKN3ipwcQdTTZJhh7lw9o09+qZnctyuFQUJ/brtgnTQlBXkxc89tqiUBCvX6zKD6a+kS1BT8KyOO8OHk",
+	"64cSddalLyTB7bt7fhJertC/daG9aaB5OFV/hwwNeOTDZoZQsPo40ROZJ5wqdATMKdihIOfmCG7dbKt4",
+	"Y7k2OvXikN2qMoc1d3n12uCC69lqEuXszQRQtzdK1+pwO9hV/vMf9HZ4AdO9c97qMk3Wc11rWa9PJxDk",
+	"6ROT9FLkgHi5H/qfXiAU0nfAi6n/lYqpNDpQORq6A7HA7DZrQO8YjRObPFC1JSCDNK31jKbw3jQij7T6",
+	"+RgmuKQJopU9mojM5U5p/ScZU63CMx4/rg+pGrDMmg+Ja5sTCPUw6A+sG8MDFq0MUU7LidlcbM2L2sSa",
+	"wLcDA5gqHZO3s6MHwq019He4mH/dKfmQVbXnVBsk/BYzWIusSAVp3iCUk0kJ5a5qlpfXEga3ralo6V+2",
+	"5HWyaIkFir7WAuOwRnPEfCr9lQYh9uri1TnRf/pE0LXGpF9orlDnPc2YuY0pI1NRwsTyRpnR3vFJjf38",
+	"41mrd3xS2UkA9hJLlrXGVDIyY7f3kZjegPcJK1hrx19/5RTMFNzythDYvZxfjTRY8gtV1rueILHBO2S0",
+	"5k4dpOWONFfUBfrAp2KsmGphYc56TcfxvS3qOrrds75ub6oOTbOB6D81pztwAXr4Sc0XyLYOICmgSFmI",
+	"2u2ISDZ1+Hxr1T3b5rkziZ9iZSeLNQOaJjeM1xK9K9Tq7F2DvPFCbKP9e9Uen+H+m0wQ9GkoFPYgBgnj",
+	"AA8tfSx7bSEJyUiEl9K21oDkOa+FGYb3ZrQ2Uv9rXrqtl+DhEn7tS/iJwuuUcMZiE4qFGRV0bC+tofHa",
+	"QKbX1KrTek5bkw8fT47u/hj8E/KLWi5RpEjW5JsPm6oI4K87ge5Wut9vSoO1WfIJBv1N4bPBGtuKm7k7",
+	"BrTYMzGm2oa/wbJCN2+I1RD6Mtgg9JJes7UQNHJD7hrJjfN0kSW7IWrYdAK/TWndxpZTozyHkuB6r6kt",
+	"JtoBhe1XBF5uqLPGeq2irno3V0xKpRpKxngtVbykEkyd1H2sX7gVTV9Fv3j7/vVFkCbYXIvhg8aaRESS",
+	"4A1Y0iwG46ZfIGcPPWt7IeKh3hLje9E/em6mhOubrl+BqsAoHPBonIKnZpixhcBnoJYRGhmwBZjnxuYd",
+	"eqa8Jbo0kYrZ4ctlHi5FAMX6bpsy3Kn0CoNm4NacmQzmHSo8abxq5gZ1ez5iYzpnaP3e/7Bt17dmrx0C",
+	"6EANCARS9oKPbsra4IKztZQNr0rHXp2IPAKcAmgyXLmbUd9PWgS4dnu2Wgl0Ul//5ZotsJZpwF0emY0U",
+	"4NUx+bVL6HqTKOtPuQb3BNBI4yJri45NOBob/f3EFgrWINKYjNNkdxhu5wPZoSrgEh+G18RisUW8rLOm",
+	"vQhnN5BsU1Z5H3Rslaj0cyHAw1jDBTb3r4M7y6Qyzmkk+FyyDEIoihEkIosBFhepFWuIZtvnoVZDaCJU",
+	"c92gt5AFsSjS+l7nKS7X8C9nnPhJgzt/vB6LgKqZc6p/iQ/nWSOY+1WecUmk0KIlJJiJXsFwv4dPBmS7",
+	"1xC7rNlZ2qrShReyLvMvKxMrYqDMAWp1nTWoc3sIPi14XLi0WRXocScjKqpC6brXQZlXlMINuvW9PE+f",
+	"H1TIdFSCKfmYSx6wb5tcgvTLU+aKWK1yHtkZRW3yGuCmTE6udfyGiEI14KmYTvWNRlAqG5P7BJQenqiE",
+	"psNGAA4Q4NWSW2wX7sU8PzlUvQvoIbKaYqNBcfvVEQ53CPXvLgf2hGe5a74IXxQp0RXxPWAl/jNjJZa1",
+	"rpqgl+sd9AjarZegVR7X5Sg/8otjDVPy1fzHEDyj+knQ3vrEcH7X/iQccKc7OzA22+ARzVJUhQHiopgU",
+	"tBkRUj0uJ/rbJVjpY4SJaQlI49r0TOAvewTJ9P3RWmGWj11nqv2bZrkO4fftneWNWP8BoUmZ7Oj3+EQ3",
+	"xIYUwS1xuK1NZYDGrP9qKxrJfdvKfOZ2Mv6niljCfbu0AIWeAeLvvpl4CZg1DqUUIwzOT4ucCvJli+oz",
+	"QzI73gbTpBDzZThb2rb3MDIi26TopI1gGQZNtSr+Tnrdo6O9tYY9b0FJT+kd3TtGcKEkuBe90ASsjWCh",
+	"sCZFr1DYT1jff4mS3rChEsM0GWU0W9U0x2+u+3HHQf4uEoMZasYppq4H2cAiPAvXElFd5iB+xrpf7Dfe",
+	"IyyTUcY+l8pT3IbaZpJ7oblIy/w3KkDw0Fo9zLQxPlgQ+ueKileFTkhe0ew6FksODaPJKKX8+pRwAfAb",
+	"qM1o2bw3FB4C6Y3YNOF4h/929uql5opckTlEbNZR4Wov76dc1tCTGqDCQ+am/Jx3uCqbtiMonmxbYn2c",
+	"aGMgWZ/IC/Y5SHk/4vyy9gJelwdr4Z/aWtCH+PmQ1YMHTvf74nRrBFNJv91P7jXXR+xeDrFn3R2kV/tV",
+	"dzCHXWvuKg972yCuWR00HP4efdZ5xoFxhNWKKfCjGiSqmiujxQTEA2t84oiRq/Ar+hm0ZCiBt3YM6eIX",
+	"lllSFwQrf8I2WwGE1n2+4eohNoy+41BNpQvfYQGANhj3GG+tQmoBrTfNR0J/+8s7VUsGGeU4pQtTGFZl",
+	"f7Jm4u8vSSzSlDaDlWFN3SJLxkyekg7cayiXKVvEIh+lnjnMwdYt1fZvq1MzPeG3VcI4nMOiGMbC+NQW",
+	"iNaDa78CUG1g5a7QvwjouPVtjw6LtDY9X5BlJpQ1A+2F1+MGYUClTKSiXNUX726EgqFZltzoiywyhCR2",
+	"93tzuLKmfMSyjY0Hg09tQpTRtulaPkW926bOfwE7WAP7YvvjmnmGSMCbCvyLG/BpNZPli7S5ctKll3zd",
+	"2slizvvg4eytZ6/v8IPO3ahz2wjwb13v1ry35qZ8YpbYZy9Ohlxgkz7meN6MyoLvffq1KzqrNzE6T9Rs",
+	"3YPG8hwDJwcpVyaHx5e4CCz8ONTL5H5xYQWsxQKv1Sbf1KIml8LuNpK/nbk44VybLekOw6ZI2gmXsMPj",
+	"BGVWlnO5HWRoJ1iHPQp0LmciA3RvhzHhqvtR8HDFsixfmF22OwszXsOl27m+f1NRmyP+L6SosVQy0tlR",
+	"R4vzDPJHt+dzgoqvqbaF+QbC9HCJQ9IhIzYR2a5a+f564R6q3E5JN59NAXK66f3UoEL1adJ5/PNp1oCA",
+	"fY3zLFGrSz17c5WoVCz7ia3quSsWdH4jSfTq7PLq/N3wp/O/gViCDQB/PKMZqK3mczOlFsHdncfkK4L+",
+	"7C3Cq/nwbwDGlkiRUm1tmqAqk2TEZoDywhk5e3vRHvABP+PkyRN46ckT9LNAq7CY2BpJ2AryCDYrNL1a",
+	"QnsNQq+RSWi7Z3h9PB63yRl58sSwQvyC4GzA/TxqU2TOce6niO5gs0AwXc/GhRFmDdgCDKwP041aYC3w",
+	"GLvHYF6Id21NtxeXFg2jWzLW2/GHP/yBvIOIFqD7A36vZhcw0QFvkSdPznItKZQpVHnypE8i/SuRJb/A",
+	"b/rkWzhDEy0qDtrGjMgFeLRsHQPeY0K5mS5E2kYiXumHtDnaxu/CzZRPniA2AyTEz+iCgeAi0TlC2+BF",
+	"6gMCrMn/TbitkQ/hdIErA4RfZN4t0HkjxKDWrxiU3mjAidkHh2NcqGqA7WNgvw1UwL3RePUfGwF59SzO",
+	"yIJC0LExGyjiQg1hThF0/GFqJmLDrPBl9x5sIrx2TCJ8EDEG01QstcxH9fFM/xiZE/hWxAnTJ0AzPABY",
+	"K2D76i27oWkSk/dX37eeFVU8rm0rFiyE5PX7l16aZkig9Y/Ms0xMobmryArseb3qkyOSshuWQoyVQ4vA",
+	"aRF5M45YDzixTSLNjCPEY8QwNJLTnFHXWHAOiCQpozf2hsBIBtxeL/YititFRdTVByEONjmDsgjrnk3S",
+	"tKX5MItNFwfTsUX/U3BWe2iPjjpHj83XrpK529l3339HDg8Pn+svvr/6Dk9i7slF8847pjI4j74h0Ldv",
+	"Lq8gH1RC56qLmM0XAqDsWj+xlemLiNlthuQt0V6zlW2RmCjLEooGwkUYPVH6TOIkPgUG0TsiM8jWXjCq",
+	"ipg47C8SVYh0p28VHAJ0EfPEJ6FTaPSJ5OZP+R1bpHTF4j4xDXEgXZzoQxXcZt9D3yiq5zyBFBp9Llhl",
+	"bznIUa9HoqQYd3jNVsOMaVKJ2uQSmT0FBgT4f6R3ewvTPbq9RVxOzNY56nRD/fmjzrOQHHUP9X8d44O9",
+	"5+ZEvismhnEBOBwjkqC3H+b6YW8kTqLzKzrVs2Ca6WBrtYtJ6xVV45m5gW/Prr77UV+KF+cvz6/Oi5AD",
+	"Vq3DoaxErmcGo0rG+CnOe5lIRo66PRItMubg5odGqbd3OpcrPUn07ghB5pSvSEqzKdyaBEDCsgR7OQk+",
+	"Bn4rpKFo0wlWnwDs4XHnkEQo5IejXK4sG9GkumqdAXisZedAsjbT9skTMtbfYbICtd53ADFabwi93kDd",
+	"//6v/9PtPfOYCWRhFE0s28PWhyhE3RRzNwRn8PXvkWuYuk8axyzWG2snIwmQ54qoZM5QIkgBTwOvw+8g",
+	"irfXwgRyk/X3AIU8KtB8QPjoA0Kh0yfJlGsOZ8+OxAK4gmYYbQcnhEBApX68GSPjVEho5KlMAWyajJmp",
+	"F0FjJHh1cRWEAWSWB7ZdmlgwjtiHbZFND8xLB9p2L1I6QZc6e3vh5fH0g0672+6A92LBOF0kQT84bHfa",
+	"h2DDqRkofQd0kRzcdA/mlNMpi4dI8Af4P/qBaZ3b4zVbOlzkkOQ81WZFJEVm4ZjAwxURSVcFPZ8SbbiQ",
+	"0YokcZu8hho46FCaYX+C1kSkMYtP7aVzFWFoh43FnA04tPFIOBkJNUM/mmyTt1pzGq1IhK4MFMj6Z3Rm",
+	"OAQnqehKfzPL2FiZXk72hmeWmIDdFRlH0FYXPuS3nILJtUGsT/XUpPKk00wsId8QrqMZHxF0acZOjV8H",
+	"oKZwugY3itFMsw6kKKQQp75dxEE/SBOpzqamq8SCZnTOFADs/lwPkCSIPhEyWp06AHsJnYrAI+ZyzByg",
+	"MUy6KJNkt1Sb59r+Qys10UODDmSzyfqB/oK1AWgpA6icRlZKg7S/NOMWF6VwPcjacNd6g4cx1sBB4SWz",
+	"P5VnT+W4YfJwrA2z16N588ZB4Je7TOyNZvAeHWOqoGLYRBAY1Biy56WYMwQ9TDhBEPwEykitsZ5UzsIV",
+	"WNSeBtBQaUVbUsg3T90WEFgo/tJMPOjqurmUT9XNZ4eePhcxzqvu0YLsD8BPHOzwIDppd3kSnca7PHkF",
+	"TtS7D0XBCXDLXqdTySDwgQH+bgqJzR5iycd8gXifdR+0Dx5AHyvIjAHjfafdBFZh3lkrE3nDDZq8Ntmm",
+	"WER3FwZHOP+6Yd06D76lsZHy+Ep3+yvvOTV2Jov1S8e7fOdC22GcpvjC4U5fsTDruE/5fA6JicFL6Btu",
+	"eaeiU+kykWTw4S4MFrW+tEvUq1EDsY1lUc+2ab/dNoEbYxvsg+GLLhtU2hH1YqEf11LCL2s2meYepjzN",
+	"2IAbHkkk0wSnWLpqk2+1Sgwee9I9Ia+Sb+sEBL6IWVdrEmILQXvq+09sZSgbDll/ek+inuSYuVgcwFnJ",
+	"20K51/0KTHvobo4d8sAXoxUZrbDpUWyH/WBOEx74beh/Dp60zXfbnEGU1C+h+uHi6sf332KX8aAfTGeL",
+	"oWVfdyWxU2JmpQZePwexGMs/WWVsPl64D47FXP+sP2ocjgHlapaJRTI+MMj9UnDOVOuodVIwRuTgIHhs",
+	"cVPwN5ET/D1Z5GlqbTzguEU3XqcTThM1y0cwA60T6ieCam/bIMsnkz/9qdPuHrU7A6+BlW0m+7N3pAH9",
+	"4S9y9MOzn6p4S31IJzmYmzynYhVcKCarWBP94D8P4A/teRzcfbi7M2gWtEINb5z9410X/8h32dC7PVmh",
+	"BdMre1W1gXr3yVzcXNmtfLzIiNxj4nX8u+AsVBq3p6YVdELBlLR92jS8eewAnrkLgzrbfdu73jvuFZjo",
+	"ryVDjjpH2196LdT3Iuf4QncHGXIlxEttQeMLx7tMy9SlsvgVixN6ZZAhj3q97S//xFbvwJ/xNYQiXgjn",
+	"va4TjHfhZgvx4KMtDb5D6akF2ga8F33fp4I7j8QpyNI0uWElGWiLsdrknViaFmAuo8B2LCne0HYduJv1",
+	"IgfcVn4XEYsXZ1dnw3fnV+evry7evI5Mi0fsKsZ4TB4975BY24ajFTEmALj/0Wln5LQtFagRvPjAPQXv",
+	"BHxGdbrk0fpOvkCV4VdV1u5x0XYg/beeY+t7rIT7CncA93PjHQjrfSA+hpH1HBqlsE3+UjibXAU1EPYc",
+	"O6JqinbN2PVTJdkcuW6thXMFAS6jAafy2lYcs/kpofJa27/6F+OU0cz6uZJSHmTpOqRiWkfEU6YaKLje",
+	"uYA13tpu1epe6NTVWN+isZjPadlg/LnQzbSedrtIob+DSbqtMyFxzSXz0aVuWMPcjVnVb5rbXXhJHGoF",
+	"puxEZPPPYcxtrIr4gkrAvUX/b1pe/9q84AewQDYxgv04O5zbRQyEtQAev56lhqGGIoplAywZQ4S40Eah",
+	"tAVq2MspScGUhJx8urAhNOj6GGMrSBdJk0w/aCJkSkCiTUhENuBQTSmtuDOdN4x/XnCmxR/EYTBYYOZp",
+	"8QrmEKniouB4l1YYw/MYJbtmbIFSVkKE2uOFY8rJCDN0yIiOr02Oygqb32lZ3ifUxCc1f3xi/hPBoNIZ",
+	"DybijyCF8OlrtmqTS6G/MOAVvtovECzXgAHNwBDxBfA+47ejyuFa7miGY8ns59AG7mt/Z8xmNzmLqmJ8",
+	"ErUUngGqyQLsIn33rrJkUbbXfoKtQSA7baiHhMaxtKjYvuHmm9/fXWjzMcu1UV0xxe1xag60Hx80dT9f",
+	"xIr7WuzbwKlCf73l75OXf4JK+Ouabb+6EYYR4c9khB14zc8/QVhtcob6QHFaAqEaKK1FZ6LGGAntE4fc",
+	"cUrWkTssmJAWAFNgPW3yyva3wgjvgIOIyJLpTBG6pKu+ERM0UV6Or4dchyh+5Mr7bcHZGxT2AnN0wD0W",
+	"/0xz+FOXBOSCziM9J5BoRWIcgd6JkszEEgN/zjrFjAG3dLtPj6JXZ/97eHl+eXnx5vVlFGIAXgkx1K8P",
+	"XcDuMeyyGxY8xBiks5UtlMwTnis9pBlu+O7s6jwKyVHvuQv9DbVuPmS3YwDGjR6HCARF0xROxnQ2kJBX",
+	"gUAoFto0ZjTGDI4CEMWtDjDMuCCgfWilwTZBtWkqJjfFag6otMA+YuqJtobAHK9mGjS4ty9dQ/6v6OB2",
+	"URsr+O5sLD4uSd16cejF7b9PbpG+8iSN93FplmHG7ow8/HQnpumlslECOtSlfWfbJAUNNYWOXVSE4IN/",
+	"8rfgnzzqPd9XDzXltu4+YEvHoJYlQWQHEjeD/s8fXN534DKbHM8BG6HMA201j2GFgbvcGN55NumMu5MO",
+	"2+eGmXTydYo9k5X5UJePtH1m5FETQ67QvMcN69Dv/CbEtjsNJBLjRIo0jmKxa+VBd19B33mzYBwCfpaL",
+	"W3WnSPzYT+GxKCmNvmcwVYHHpmJ8jd42izlEtAlocvKtbmDzxEXmjMREgZyEAbCsgvoGeZsgUIaWb9Yw",
+	"5UINODVQMFX7ud6HrJ9FgIotHrgrC9B1WplhNbUV+oM2zaGUzNHpPj/sjTtPW7Qz6raejnu91vP48LB1",
+	"xI4nJ52n3We954dNSScWe2fPtJP7+8X3FWyxB2OyWbCVQE/2EG+V9x5MvX8W77+Cgg0D4wmoBOuGGP75",
+	"Ux2AtTbV2ULr07KA3PtGGjZlnPZVplRlPX1CEXYEIEfCdaSRixcFukhIKCKTjDJGr227/wG3X3ZdtVSW",
+	"zOcsBh8gzAbKdMyUEPEbcEps1RvTlhviXvk8cAP7G/AfkhvWjP5Wxmw7tVZlGXGsT7A4Fvkd4nylyQ2T",
+	"pi0Y9/rOlC27XpPvDqfcwIV/TQsj4fqkKsqTzdY4w/z7SnOJdsGTrwTHRiAVhDbsbAa11w6zzY1fgKjt",
+	"Jg7u9mSQBibwy7ju1D4s3kG03WsF+7B4S7mOsF39kT6bmNBUijIg3kMax0Max15CDIlS69TAAJXYKMOa",
+	"dWungO+W9W8a3vj48oVDbmViUnNxY9Bzp0LE4X5pGQNem5fRkBlvA1B7s+3fQh5xfRa2MzBtHjZKMlDy",
+	"vaK1GDNTOg0a/bPJIWs9HR/R1vNRN271JieT40lncjzqdhs0eg/uv2COW0uVNy+hyIJH13A1qx0hkWvt",
+	"C9dJYB9Xk+3g8ZtO0fYh0rckaduN/P2nacviIu/lG7APHXws4Cs2ZqWdO83bRg84qK5QBwMlYSjHQ+IB",
+	"kFteF5rgh+Zw0o9thF67HCg/Y0q/KTEkkYnlgBvF28tpK6ewke0ZbPUZa06Yqz4mrYHH3eaZ23UOeCJJ",
+	"r3OE9ZsF0+bNqW2F033fFLXfY6KITRrb7MXakDfm4me+M4Ccc1t/VjmwSoZjuy51q/GE/umiAO3feYbR",
+	"NqrZT3sxewpehj154wGg1+wfKvY/2eTYcLzVb6RHHOMTIpW24+Op7VWEcWRN6lrFwYruMnKdQ3EKja54",
+	"2CEQeS46q9Ua9XqdgF71WUz6TzNUETGoZHi734EtvEdmiXmv5j5ZrHWKG6cNTvOVU3SakGRCuOCMZJSb",
+	"HhZWpbcFuw9BuJ2sy9++gagPfu0yeuzHAtDtr14dxAmdcoFF7LXiTuuwo5zHKWixJWgbdBIarI0Rlnq7",
+	"SLBmFcsSVou2bEeMLDPBp655rwGkmVIosI6RX4BMhUxpND7DIlNiwpYmq1/2AVglUyU4hBEjMwooMiqZ",
+	"Q8o/ZnuENqFSZAgwhzPUJgpizswTKaHBIbmEFDlTy2fyvdEJNHB5b4MgAifodyI2aeIxU2ysWDxMpMyZ",
+	"jPoD3iLRlCq2pCuAd7GoRix27Roh8UQzRS4QnZmYFwAqwQUaDWxEv4hFNjfGMW+atMlUSGW/ZvJXXKPb",
+	"G8oTOQNIYJFPZ4QLSJJxuw77Wh4OUGqAs+utKo8LLmZQfizUCj6JI9hiPT0CNvspv20RQAACSMmifBqH",
+	"glfAgV1quYeTUzRTQ5mKpRnTbg7CseQ8lzlN0xU0AEIiHIvydi3pNSvvspeQVCTNYNZ/njqI6yV0KnSn",
+	"okmuXTp3iIHLqE8yNmZcGRGJX7Jyr+bg4bESVl1lBIhTjyH2OdEmBIWWRQVWlas/L8bzd6gk1Ou2CV8r",
+	"KimHsVhyTL8tCj9LgdfyxgAaUImG2e0iQdKvN6/A4QRQHGyBCCBzkZnd1ERjIcWivgcqVjTIM3ZWpo2h",
+	"OXODOSAyiA1pwppDjMMMzKaZJUrGJyIbu/N3ve5JBLBMQ5ErBGO01asOlaJ+BgXgEA5ca5sZ5vvZdP/U",
+	"6HIb9f4X+NVE7qH5++/U6v4oIkL0hyeT0h1yWp/eP0CfxAowLKhBvvs7Nhq+B9y7XLmwmicBf0PGBGDn",
+	"NDuPr0p9GhFoJxXTNvnWOTBgNfoatCDnE5+RKmN0biJ8mDXq3MQE8V1CMhUQ88NCQuAKgPQiFoyHWA9I",
+	"Dey1IyolRJ9ESdx3iCjwvW+kZjn/iEISwc/6z0oStVqwkEQxVbQfFU/b4gwIqooJgKq1yRlUPzGuwNFi",
+	"15KtSPeYSIzgzhjN1IhRzCJ9x2Q+t5mzL6lUrXM9euviRUQeUUlGmVhKLd1igc2UYQcizExFVRtae0IX",
+	"CttP0lyMUptJLbckUcsE+MkZiDAACxNEc3ct3CZCsytAJ0jkWHAOWolxdulpekA3KG8GPMKXDFSxywh2",
+	"MHPgwzTdiuv4GJ7x+c0u0DbgVUZas1dgCjmQGR5c0T2qE3rqZsndfNRr8HtDslUtHkynBqoUStvzOfxx",
+	"HXq57gKAlIdpenFAxnj97PBki+mVKKPeN3+/qUWVg6PesYkJ8h0EMErKfvsNtXtIEvWbWd/Fa31er7RO",
+	"Ys4aEgLctEIyTul8gdhfgCbWqcQ/ep1O/cQs7HXNvOCdte36dJt/YRCKncGPKOs/F3DrFgG68L4BRus/",
+	"sHsI4PwHvU7vpNXttnqHV91Ov6P/r93pdP7dw8SHOp4iNGP8aWZwvZAZlUOtF7mjA8xvpPt+d5/kSH0q",
+	"ACEPmc/sVqEAaOFdXs/AShXdHkK52a+yxj5f702Eibg0PlJhUtQA2j8UQHqaBvJ+WhXUst5X8GtqFx7O",
+	"9+d3Vl4avaJwUlLf/WiKIo3jUSsTfqlLr9PTCiuavaMVid5mbMKyvoEkjFtUrvg4ahPszw58zAVishxT",
+	"eAqVBjN5Td4w4s6ZeDq08zg1sHUVG9MLULnymNDA6awVbYBzBEzPU6NqA2d3VRwGj9OLaIFFY3KOZFOh",
+	"SljqumIMb1OfWaSamSmgguamppUm2HyryRkTYJwmWn0qVBHpngRYMm7gH314c6rIXAsOfUSIE23sVCPG",
+	"3IO4KRAL6xSWh/ODWmhnsMFdUxltbPcN4H7CJ6LNDHoxrEe0ybGmBzngtgU65qKBDurNY0YLM57rb6Wp",
+	"bZ2ecwusOmJjir24ZI1p7joNn+LWRi8FyqDI6oQA2wteMi/17bAx900yHtt2HVu0sKhM3AUAa6dnb0eb",
+	"vAFSXsB1YHzM0EZHBM01VDtvuKBB/8GL1ZxmfHyfNGOz4E9P2HONKZyUN7/52fYQQ+SERLrExEUyVnnG",
+	"/lxkU8CDetaI+FnoCkHyl2/fvFt2fvphKv4EHQPihFqIpmROp+xgAc2lrVZFJTs58jAP4BmDyWRbmrmZ",
+	"+vMDxwNMr0DsIrH48z7pfmZTvyTiEjT72KpRuO4z+069Sasoh6FOXencCjSJXqe35zIw9LV1HRC82n0R",
+	"5vHmFSTSBN1Oicc2ElnAAJgCfQBxL8eB7PM1jdKomlU7HKyVn7i7+RXCQPsk/ejz3VS75DzRTXVLa+6r",
+	"L1qU9FpgpxL71UceoPxjG+BzU+kXjtXCo65lAuzVvmVeKk/qdsoB7MmhfqJhm4oGgzG7tRDoRLFsnnCa",
+	"GveFc9l/0T0s+6j8LjvehIwfQ9O5nRR5FJXXGj1u/z4L+oBp1J21UweRrQzBkdBY0Vdx7h72SikAX/SM",
+	"D3smBCLKTmatmmitOeFT8iiqXc79SvSUgHG/TCleb++qAhcSqj3FSoujjQdoFFKrhZI4z2xDBhNf/rI3",
+	"FQRZow7dr2nYRB5t0aSt3TVP4jhljwEnp4ZRYhcuSzloLZhWKInpcUjGgOUsspqAn0lh/kIi9RN9ANDP",
+	"gFrW9nmSBMyrw8I39KVt+DS5ZiQy343KJr3tdFE4FtEyBNtfrocgZIjRP6CntmnJRgQPIdwQDrghmonI",
+	"5oj4Bm8Z97yJX0CVl8E5gHFKzdrgN37HNviFa9tGHLmXzeMBX7eP+/UdPdY6ivi+fmUyQV2QEwIt2IVN",
+	"izq7onIN1QZDEtbcaEr+WhbZP4OZ89v1nHpxLLI9jBU8KPMPyvyDMv+gzD8o818HV6Ost8FNc+JdfsaE",
+	"T/fqpkQPv0ViSEQau7rBPjbc0/P5RrrZmuPLJcv0zEMMr9SlfduUMdsYvU3+KjIExB1wzxgAzKoCpEqI",
+	"NrmYw/XWtJEmUhkPv8iVqTiMqaJNxYWvCo71z1dc+OkB7KJQabunsnh0D39luSv5llI4l775ELz1GMA7",
+	"TfHlqrKvH7bNGJgSX8bk+wGgHiiJUOOpNL3WHCAqJAIW2KPp37cdXUyir5Ue2GbMZ10mzVx6aaY8HnD9",
+	"G5eGCqB3fkKsnoW0PdyrPghX7QKV0wBjaKv9vBlC3PKv2PzTLqHoh2Y9GCmjegcwNdbPiyvqBh0goCsd",
+	"bJMLJUvLxGimMy05oQM+yZicFWssclWZUzbbttudSdSjK3lKRrkyQdQllT4SlgeEDoFiiUm22AxAkiVL",
+	"U9xbyC9GskE4R4QTfLSWCfzYBHddRp+Nq3Lhdogzpu1ujGv3myLXlSg4N40DeZFMhwAmtclrZq6fFZbw",
+	"k5i1BwH6gOL3FQqI9ra4/IrLzQYqUBrF3uxblfGiosW8COUxSWqqmt0pbdDQAaYf3RnNU7OPbJ/SN1qN",
+	"QyaAqKjm1YLNegxHChOGrC7iFNiKA72TXvL7r2BLlrNtrC1uEmYw619zPlvB+yhqOEFnx0u/RYS/KwNe",
+	"z/N+p1Vq7wzPvzc2YL0GUlQyTTfbLCJXi9zTBeC1bySJKZsbqGPzN9dA3hg2kP0N1k1R/FU2SEOPOmwN",
+	"LMroAfe6gqCcdFD3pxauS+u8tq82OTkOjw9PDEZ9Il2rEJsNzYViDps4FVNMb6duZRb6uKicilH2m0vY",
+	"91QOT6RqoVjkI2HmskssE5lnow24yMgSGg3bb5hkMOicumIqdE3P/cIwdG+1UYvLMzbMGJWC+8D8kD+t",
+	"t8Tm0ZnxXTJ1KiSm1P/VT/mEJtR+EpvVdbzm2EW7FPCCg0qkD87DmC4K4GTYkJ0Ga/dq8+QsV5LE0PT/",
+	"yraA1QqK85xKxEzeMQ+/oW/LJU7tpabxXfLn3Ra6TZUOYxXblPvZWYcnTbnUMuFjZnwjjQnph70gDOb0",
+	"FhPSD7vHeryOl6Pe3SVH/cxk9dmJwhLCYgFanT4tZfpGuEDX8Nq14N0tT1yLspf6I/W54l1YQ/M69d/3",
+	"X2WEpOoBliPBGokXW8r9HFn45rW1NPwPuwUtFilN1gvIYMMKZSH4OID09UHQHzQmsA+CcBCk7Ial8NjF",
+	"6+/fwK/mcgq/MBcvJkYBGAR3CIGuFRF708ClAzaY4GSm1KJ/cNDtPW132p12t3/U7R0eDaq67lr4tE7u",
+	"Awvl5P3V961nv/Ewh+bStZpalcvu6sstLKnfRrjDs+we1cgOdNR/FcfLsmSrf1NkGSwzodjXr86TSiy+",
+	"MNLH2tpP17LU0SfjEoS/K/tamut6oaYXU6iNCh0OeMPz8JjEYm0qt7pDMHH70dM6nLmzdfQS33mj9ZQy",
+	"5lKN5uSSzF0+uAX9qY+ci8WDJ6FQm7E44AGH5Hdh4V0qsfjc5h3E8g4+mgK4u0YLD2tAQnehRVbQ1po6",
+	"fWXT1z7p9nyd1O7fPXpWcyjzE+TpmiJ+EftZdwZ3+/37ixc3TxtgNp/Tk1Hradzrtp7R4+NWd9wbHdKj",
+	"+JidTGxBC/TILgwMU7RZTRraB0bf1wMMxOsmH4dBfQ4J96Bc2/Vwqjjav2a88wsifupt3QnvE/b/XwDt",
+	"09JZHdr+pj5kFu/YtlixpE0RjdN29uq6eJc+fDLPpQJflOnKBf41C0Vlh0Rw+5BwkZERQ3z9HfHjTY+q",
+	"r48f7/qi1MDH/5CJfAGwPxmj7aBKhj+KJVky8IdBEsa84FnvWMqoBGwcJvcGgN8nUbJ73/VuR3/f97o2",
+	"aqlALP+6/fcfcNhr2+kjXWzBXsffHXy0PRe2ts83zM60z7c+asv22gR6jUhjCvuteIHRJaYZL+SCsVss",
+	"GcZOHoh3xSudRrBGHD3ioQG+go4fiSTg+YNh9u+Rf0/O+NAj/zfQI7+ZsDdBHdveMpUW+bVhDDP+p7ot",
+	"vpIo+MR2Tr9jwONmutnTYtMvfo6O6rTcT53u0OocWqIjky34quvb5PV6KzFa4+1b0gLKeFX0RapAM/Q2",
+	"dxT/HLzzs9XSNGmT5DWd474s8jS1XWC1IbPnVfuSjb6/prL40P3tX7vR9/3UwwPDq5r9O+dQm2XNXseY",
+	"IAgxo3HF50Mi5CnxkCoL/GCiFnaIJbQ1jdkG/9Bf7KQe3ERfyU1kyeIhF37Ns0Sd7nlTkOlnVEH0dZ0x",
+	"mqrZL42XstfpVIORi0yMmTR1xtIJyLBoPZMoEjPsC9mgKP8In/10TVlclxsAWhRCcR2Egdm1oB902t12",
+	"Zx8BbubXIArtDiSS0DS5YW08PTbOs0Tfp58/lM/yhnEm/cPDXTccUywYp4ukbdfXaIl4v3HAz2dvLwpc",
+	"MJNJckPTRLPG4mywPLrOUz5l6s2C8bO3F//z8s3rz2C62GoJdyZmeUE/OGx32mtNF2mMUpSmbzM9NZXo",
+	"gUoAm2L0dzauZSRnnJjZExicxGKczxlXm0/kSu+cfVSTtVn7xuNZ0Xm68XhmlMctm4OH8FdQTV864Cis",
+	"1LWbvd10Mn87e/Vyv5Oxc910MvZg+sSey16ZRZ9r683iarceymI286akBIAOoE+xcJnYWktFOPOYKjqi",
+	"klVw9h3K3yyH7Isi07HIQhdcZSJNWQatybOcA2CCzd7OGGz7KXbIxAcjoliagkqCYIjYJ4bMWMYaEiDf",
+	"MRonhkt8MrAYjVdrpg7OTOs+8KVpEAZ2Tyy/NAj8QT8oOjUEYcFUceA9uGixqBoCegfdBzxZuU8/bLHk",
+	"zSs0hbPlFeY8Y3Q8M7UH25bqWi58tuW+tiNuvh8+HazfifKLH4M5lYplPzEYRuuDeA3qW667W6J5TZ6l",
+	"QT84ACXSfKc2TBUTu0FwGpBzOxYx4HKDL6Fd6booa2LR71guoS2clkFZPlaFc5dmrPAmKGEGLXmB25VO",
+	"7XVf8BOxpAO+hMFCLNiF5ikOOWcCLELfdW9wm8SxPvwl47BkV2KvZ1qU5rlSZdc7ekYXC1aaugvzr49u",
+	"FYQQCCRBDFCTZN8g89vkjAu+movc/4YhlLsPd/9/AAAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

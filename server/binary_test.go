@@ -3,7 +3,6 @@ package main_test
 import (
 	"context"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"github.com/litellm-agent-platform/lap/sandbox/local"
 	"github.com/litellm-agent-platform/lap/server/api/apitest"
 	"github.com/litellm-agent-platform/lap/server/demo"
+	"github.com/litellm-agent-platform/lap/server/servertest"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
@@ -51,16 +51,6 @@ func (b builtRunner) Run() int {
 	return b.next.Run()
 }
 
-// harnessDir keeps installed harnesses from one run of the tests to the next.
-func harnessDir(t *testing.T) string {
-	t.Helper()
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return filepath.Join(cache, "lap-test", "harnesses")
-}
-
 const masterKey = "e2e-master-key-0123456789"
 
 // server is the real binary, with a gateway that survives it.
@@ -86,9 +76,9 @@ func newServer(t *testing.T, kind string) *server {
 	}
 	s := &server{t: t, dir: dir, gateway: demo.New("sk-gateway-canary")}
 	gw := httptest.NewServer(s.gateway)
-	s.url = "http://" + freeAddr(t)
+	s.url = "http://" + servertest.FreeAddr(t)
 	s.env = append(database,
-		"PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "DATA_DIR="+dir, "HARNESS_DIR="+harnessDir(t),
+		"PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "DATA_DIR="+dir, "HARNESS_DIR="+servertest.HarnessDir(t),
 		"LISTEN_ADDR="+strings.TrimPrefix(s.url, "http://"), "METRICS_ADDR=off", "MASTER_KEY="+masterKey,
 		"ENCRYPTION_KEY=e2e-encryption-key-0123456789", "LITELLM_API_BASE="+gw.URL, "LITELLM_API_KEY=sk-gateway-canary", "LOG_LEVEL=debug",
 		"CONTAINER_ENV_FROM_OPERATOR=operator-canary")
@@ -98,7 +88,7 @@ func newServer(t *testing.T, kind string) *server {
 	s.api = apitest.Client(t, s.url, masterKey)
 	t.Cleanup(func() {
 		s.kill()
-		rt, err := local.New(local.Options{DataDir: dir, HarnessDir: harnessDir(t)})
+		rt, err := local.New(local.Options{DataDir: dir, HarnessDir: servertest.HarnessDir(t)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,16 +110,6 @@ func newServer(t *testing.T, kind string) *server {
 	})
 	s.start()
 	return s
-}
-
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func tail(path string, n int) string {

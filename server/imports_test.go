@@ -28,6 +28,7 @@ var edges = map[string]struct {
 	"server/session":  {[]string{"store", "sandbox", "server/skill", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
 	"server/skill":    {nil, "skills as text are pure"},
 	"server/bench":    {nil, "the server is measured from outside"},
+	"server/chaos":    {nil, "the server is broken from outside"},
 	"server/config":   {nil, "configuration stands alone"},
 	"server/demo":     {nil, "the demo gateway is a gateway like any other"},
 }

@@ -119,6 +119,8 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 		Store: p.store, Runtime: p.runtime, Settings: p.runtime.Settings(), Keyring: keyring, Harnesses: p.runtime.Harnesses(),
 		Gateway: gateway, Env: cfg.ContainerEnv.Reveal(), GitToken: cfg.GitToken.Reveal(), GitHosts: cfg.GitTokenHosts,
 		GitProtocols: cfg.RepoURLSchemes, StartTimeout: cfg.StartTimeout, Logger: log,
+		MaxSessions: cfg.MaxSessions, SessionRate: cfg.SessionRate,
+		SessionRetention: cfg.SessionRetention, DataRetention: cfg.DataRetention,
 	}
 	p.service = session.NewService(so)
 	controller := session.NewController(so)

@@ -96,18 +96,42 @@ func insertEvents(db *gorm.DB, events []eventRow) error {
 // Events returns up to limit events of a session with a seq above after, in
 // order; a limit below 1 means 1000.
 func (s *Store) Events(ctx context.Context, sessionID string, after int64, limit int) ([]Event, error) {
+	events, _, err := s.EventsWithin(ctx, sessionID, after, limit, 0)
+	return events, err
+}
+
+// EventsWithin is Events that stops when the data of what it returns has
+// reached size bytes, if size is above 0. It reports whether there may be more.
+func (s *Store) EventsWithin(ctx context.Context, sessionID string, after int64, limit, size int) (events []Event, more bool, err error) {
 	if !validID(sessionID) {
-		return nil, fmt.Errorf("read events: %w", ErrNotFound)
+		return nil, false, fmt.Errorf("read events: %w", ErrNotFound)
 	}
 	if limit < 1 {
 		limit = 1000
 	}
-	events := []Event{}
-	err := s.query(ctx, func(db *gorm.DB) error {
-		return db.Where("session_id = ? AND seq > ?", sessionID, after).Order("seq").Limit(limit).Find(&events).Error
+	events = []Event{}
+	err = s.query(ctx, func(db *gorm.DB) error {
+		matching := db.Where("session_id = ? AND seq > ?", sessionID, after).Order("seq").Limit(limit)
+		if size < 1 {
+			return matching.Find(&events).Error
+		}
+		rows, err := matching.Model(&Event{}).Rows()
+		if err != nil {
+			return err
+		}
+		defer rows.Close()
+		for rows.Next() && !more {
+			var e Event
+			if err := db.ScanRows(rows, &e); err != nil {
+				return err
+			}
+			events, size = append(events, e), size-len(e.Data)
+			more = size <= 0
+		}
+		return rows.Err()
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read events: %w", err)
+		return nil, false, fmt.Errorf("read events: %w", err)
 	}
-	return events, nil
+	return events, more || len(events) == limit, nil
 }

@@ -45,6 +45,9 @@ type Session struct {
 	LastSeenAt *time.Time `gorm:"serializer:lap_ms"`
 	StoppedAt  *time.Time `gorm:"serializer:lap_ms"`
 	DeletedAt  *time.Time `gorm:"serializer:lap_ms"`
+
+	SuspendedAt *time.Time `gorm:"serializer:lap_ms"` // nil unless it is suspended, or ended so
+	ExpiredAt   *time.Time `gorm:"serializer:lap_ms"` // workspace and settings are gone, or about to go; nil: kept
 }
 
 // SessionFilter narrows a list of sessions; empty fields match all.

@@ -198,6 +198,7 @@ func TestUnitOfWorkWritesEveryField(t *testing.T) {
 		check(t, err)
 		ms := at.UTC().Truncate(time.Millisecond)
 		want.AttemptStartedAt, want.ReadyAt, want.LastSeenAt, want.StoppedAt, want.DeletedAt = ms, &ms, &ms, &ms, &ms
+		want.SuspendedAt, want.ExpiredAt = &ms, &ms
 		if !reflect.DeepEqual(got, want) {
 			t.Fatalf("got  %+v\nwant %+v", got, want)
 		}

@@ -23,6 +23,7 @@ type SessionTx struct {
 	now     time.Time
 	events  []eventRow
 	turns   int // turns written
+	compact []Turn
 	err     error
 }
 
@@ -77,7 +78,7 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 	}
 	changed := tx.settle(before)
 	err := s.exec(ctx, func(db *gorm.DB) error {
-		if err := insertEvents(db, tx.events); err != nil || len(changed) == 0 {
+		if err := tx.write(db); err != nil || len(changed) == 0 {
 			return err
 		}
 		return db.Model(&Session{}).Where("id = ?", row.ID).Select(changed).Updates(row).Error
@@ -110,7 +111,7 @@ func (tx *SessionTx) settle(before *Session) []string {
 func (tx *SessionTx) Now() time.Time { return tx.now }
 
 func (sess *Session) times() []*time.Time {
-	return []*time.Time{&sess.AttemptStartedAt, sess.ReadyAt, sess.LastSeenAt, sess.StoppedAt, sess.DeletedAt}
+	return []*time.Time{&sess.AttemptStartedAt, sess.ReadyAt, sess.LastSeenAt, sess.StoppedAt, sess.DeletedAt, sess.SuspendedAt, sess.ExpiredAt}
 }
 
 // truncate makes times equal to what will be read back.

@@ -452,6 +452,73 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
+// Condition defines model for Condition.
+type Condition struct {
+	// Message Why it is not `true`, in one sentence.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Status `true`, `false` or `unknown`.
+	Status string `json:"status"`
+
+	// Type Name of the condition.
+	Type string `json:"type"`
+}
+
+// DiagnosedSandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
+type DiagnosedSandbox struct {
+	// CreatedAt When it was made.
+	CreatedAt nullable.Nullable[time.Time] `json:"created_at"`
+
+	// Detail One sentence of progress while it starts.
+	Detail nullable.Nullable[string] `json:"detail"`
+
+	// ExitCode Of its daemon, where known.
+	ExitCode nullable.Nullable[int32] `json:"exit_code"`
+
+	// ID Its id; another one for each attempt.
+	ID string `json:"id"`
+
+	// Reason Why it ended, in one sentence.
+	Reason nullable.Nullable[string] `json:"reason"`
+
+	// State `starting`, `running`, `exited` or `missing`.
+	State string `json:"state"`
+}
+
+// Diagnosis `agent` is as the session's version has it, and absent if it could not be had.
+type Diagnosis struct {
+	Agent *Agent `json:"agent,omitempty"`
+
+	// Conditions How far a message would come, in order: `gateway_configured`, `sandbox_running`, `sandbox_answers`, `harness_ready`.
+	Conditions []Condition `json:"conditions"`
+
+	// DetectedIssues What is wrong, worst first. Empty if nothing was found.
+	DetectedIssues []Issue `json:"detected_issues"`
+
+	// Events Up to 50 of the session's latest events, oldest first: status, phases, turns' starts and ends, errors, denied egress.
+	// Events of more than 16 KiB are left out.
+	Events []Event `json:"events"`
+
+	// GeneratedAt When it was asked for.
+	GeneratedAt time.Time `json:"generated_at"`
+
+	// Harness What the sandbox's daemon says of itself and the harness; null if there is no sandbox.
+	Harness nullable.Nullable[HarnessProbe] `json:"harness"`
+
+	// Logs Up to 200 last lines of the sandbox's log, each cut after 2,000 bytes.
+	Logs []string `json:"logs"`
+
+	// McpServers The agent's MCP servers, as far as the harness reported them at the start of this attempt.
+	McpServers []McpServerState `json:"mcp_servers"`
+
+	// Missing Parts that could not be had, and why.
+	Missing []MissingPart `json:"missing"`
+
+	// Sandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
+	Sandbox nullable.Nullable[DiagnosedSandbox] `json:"sandbox"`
+	Session Session                             `json:"session"`
+}
+
 // Error defines model for Error.
 type Error struct {
 	// Code Stable name of the error in snake case.
@@ -515,6 +582,27 @@ type EventPage struct {
 // `harness_not_available`.
 type HarnessID string
 
+// HarnessProbe What the sandbox's daemon says of itself and the harness; null if there is no sandbox.
+type HarnessProbe struct {
+	// Answers Whether the sandbox's daemon answered.
+	Answers bool `json:"answers"`
+
+	// Error Why it did not answer, in one sentence.
+	Error nullable.Nullable[string] `json:"error"`
+
+	// LatencyMs Milliseconds until it answered.
+	LatencyMs nullable.Nullable[int64] `json:"latency_ms"`
+
+	// Protocol Version of the protocol it speaks.
+	Protocol nullable.Nullable[int32] `json:"protocol"`
+
+	// State `unbound`, `starting`, `ready`, `failed` or `stopping`.
+	State nullable.Nullable[string] `json:"state"`
+
+	// Version Version of the daemon.
+	Version nullable.Nullable[string] `json:"version"`
+}
+
 // Health defines model for Health.
 type Health struct {
 	// Status Always `ok`.
@@ -552,6 +640,33 @@ type ImageSourceMediaType string
 
 // ImageSourceType Always `base64`.
 type ImageSourceType string
+
+// Issue defines model for Issue.
+type Issue struct {
+	// Code Stable name of the kind of problem.
+	Code string `json:"code"`
+
+	// Message One sentence about what was found.
+	Message string `json:"message"`
+
+	// RecommendedAction One sentence about what to do.
+	RecommendedAction string `json:"recommended_action"`
+
+	// Severity `error` (messages are not answered), `warning` or `info`.
+	Severity string `json:"severity"`
+}
+
+// McpServerState defines model for McpServerState.
+type McpServerState struct {
+	// Message What went wrong, where known.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Name Name of the server as the harness knows it.
+	Name string `json:"name"`
+
+	// Status In the harness's words, such as `connected`, `failed`, `needs_auth` or `disabled`.
+	Status string `json:"status"`
+}
 
 // Message defines model for Message.
 type Message struct {
@@ -607,6 +722,15 @@ type MessagePart struct {
 // MessagePartCreate defines model for MessagePartCreate.
 type MessagePartCreate struct {
 	union json.RawMessage
+}
+
+// MissingPart defines model for MissingPart.
+type MissingPart struct {
+	// Message Why it could not be had.
+	Message string `json:"message"`
+
+	// Part Name of the field: `agent`, `sandbox`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
+	Part string `json:"part"`
 }
 
 // Readiness defines model for Readiness.
@@ -731,7 +855,7 @@ type Session struct {
 	SandboxURL nullable.Nullable[string] `json:"sandbox_url"`
 
 	// Status `creating` (its sandbox starts), `ready`, `failed` (this attempt never became ready), `dead` (ended: stopped, deleted,
-	// idle, or its sandbox was lost).
+	// suspended for longer than it is kept, or its sandbox was lost).
 	Status SessionStatus `json:"status"`
 
 	// StoppedAt When it ended.
@@ -791,7 +915,7 @@ type SessionList struct {
 }
 
 // SessionStatus `creating` (its sandbox starts), `ready`, `failed` (this attempt never became ready), `dead` (ended: stopped, deleted,
-// idle, or its sandbox was lost).
+// suspended for longer than it is kept, or its sandbox was lost).
 type SessionStatus string
 
 // Skill defines model for Skill.
@@ -1241,6 +1365,18 @@ type RestartSessionParams struct {
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
 }
 
+// GetSandboxLogsParams defines parameters for GetSandboxLogs.
+type GetSandboxLogsParams struct {
+	// SinceSeconds Only lines of the last so many seconds.
+	SinceSeconds *int32 `form:"sinceSeconds,omitempty" json:"sinceSeconds,omitempty"`
+
+	// TailLines At most so many lines, the last ones; with `follow` of those that there are.
+	TailLines *int32 `form:"tailLines,omitempty" json:"tailLines,omitempty"`
+
+	// Follow `true` keeps the answer open and goes on.
+	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
+}
+
 // StopSessionParams defines parameters for StopSession.
 type StopSessionParams struct {
 	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
@@ -1527,8 +1663,8 @@ type ClientInterface interface {
 
 	// DeleteAgent Delete an agent
 	//
-	// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable.
-	// A second delete is 404.
+	// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable
+	// for the server's `DATA_RETENTION` after their end (90 days by default). A second delete is 404.
 	//
 	// Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id} (the `DeleteAgent` operationId).
 	DeleteAgent(ctx context.Context, agentID AgentID, params *DeleteAgentParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1573,6 +1709,10 @@ type ClientInterface interface {
 	// sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 	// Body limit 8 MiB; the body may be absent.
 	//
+	// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+	// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+	// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
+	//
 	// Takes any type of body and a specified content type.
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
@@ -1583,6 +1723,10 @@ type ClientInterface interface {
 	// Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
 	// sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 	// Body limit 8 MiB; the body may be absent.
+	//
+	// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+	// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+	// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -1625,7 +1769,8 @@ type ClientInterface interface {
 
 	// ListSessions List sessions
 	//
-	// Newest first, ended ones included.
+	// Newest first, ended ones included until they are removed for good, the server's `DATA_RETENTION` after their end
+	// (90 days by default).
 	//
 	// Corresponds with GET /api/v1/managed_agents/sessions (the `ListSessions` operationId).
 	ListSessions(ctx context.Context, params *ListSessionsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1633,7 +1778,8 @@ type ClientInterface interface {
 	// DeleteSession Delete a session
 	//
 	// Ends the session in whatever state it is, `creating` included, and removes its sandbox, workspace and settings. The row
-	// and the transcript stay readable. Idempotent: deleting a deleted session is 204 again.
+	// and the transcript stay readable for the server's `DATA_RETENTION` (90 days by default). Idempotent: deleting a deleted session
+	// is 204 again until then.
 	//
 	// Corresponds with DELETE /api/v1/managed_agents/sessions/{session_id} (the `DeleteSession` operationId).
 	DeleteSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -1651,6 +1797,31 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/abort (the `AbortTurn` operationId).
 	AbortTurn(ctx context.Context, sessionID SessionID, params *AbortTurnParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// DiagnoseSession Find out what is wrong with a session
+	//
+	// One bundle of everything that is known about a session, and what was found to be wrong with it. It is gathered when it is
+	// asked for, within a few seconds: a part that cannot be had in time is absent, `null` or empty, and named in `missing`. Secrets are
+	// masked with `"********"`.
+	//
+	// Codes of `detected_issues`:
+	// - `gateway_not_configured`: the server has no model gateway.
+	// - `session_failed`: the last attempt never became ready.
+	// - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
+	// - `sandbox_not_answering`: the sandbox runs and does not answer.
+	// - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
+	// - `start_slow`: the attempt takes unusually long to become ready.
+	// - `wake_failed`: the session is suspended and could not be woken the last time.
+	// - `gateway_errors`: recent turns failed at the model gateway.
+	// - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
+	// - `turn_slow`: the running turn takes unusually long.
+	// - `mcp_server_down`: an MCP server of the agent could not be used.
+	// - `session_expired`: workspace and settings are not kept any more.
+	// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
+	// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
+	DiagnoseSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StreamEvents Follow a session's events
 	//
@@ -1670,7 +1841,8 @@ type ClientInterface interface {
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+	// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+	// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -1685,7 +1857,8 @@ type ClientInterface interface {
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+	// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+	// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -1733,12 +1906,33 @@ type ClientInterface interface {
 	// Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
 	// its workspace. A running turn fails with `turn_interrupted`; queued ones wait for the new sandbox.
 	//
+	// What a session without a sandbox leaves expires after the server's `SESSION_RETENTION`. Its conversation then goes on in a
+	// fresh workspace, which the `session.status` event says; but if it was opened with `env_vars`, these are gone as well and
+	// the restart is refused (`session_expired`).
+	//
+	// A session that has no sandbox needs a place: 503 `too_many_sessions` if there is none, and nothing is changed.
+	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
 	RestartSession(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetSandboxLogs Read what a session's sandbox wrote
+	//
+	// The output of the sandbox's daemon and of the harness, oldest line first. Secrets of the session, its agent and the server
+	// are masked with `********`; a line of more than 65,536 bytes is left out with a note.
+	//
+	// The log is that of the current sandbox and goes with it: a session that has none, because it was suspended or has ended,
+	// or whose sandbox is not made yet, is 404 `sandbox_not_found`. `failure_reason` keeps the last lines of a sandbox that was lost.
+	//
+	// With `follow=true` the answer goes on with what is written from then on, until the sandbox ends, the client disconnects
+	// or the server shuts down. There are no heartbeats. A reader too slow to follow is disconnected.
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/sandbox_logs (the `GetSandboxLogs` operationId).
+	GetSandboxLogs(ctx context.Context, sessionID SessionID, params *GetSandboxLogsParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StopSession Stop a session
 	//
-	// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart.
+	// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart,
+	// workspace and settings for as long as the server's `SESSION_RETENTION` says (7 days by default).
 	// A running turn and queued ones fail. Idempotent: a session that has ended is returned as it is.
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
@@ -1911,8 +2105,8 @@ func (c *Client) CreateAgent(ctx context.Context, params *CreateAgentParams, bod
 
 // DeleteAgent Delete an agent
 //
-// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable.
-// A second delete is 404.
+// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable
+// for the server's `DATA_RETENTION` after their end (90 days by default). A second delete is 404.
 //
 // Corresponds with DELETE /api/v1/managed_agents/agents/{agent_id} (the `DeleteAgent` operationId).
 func (c *Client) DeleteAgent(ctx context.Context, agentID AgentID, params *DeleteAgentParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -1997,6 +2191,10 @@ func (c *Client) UpdateAgent(ctx context.Context, agentID AgentID, params *Updat
 // sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 // Body limit 8 MiB; the body may be absent.
 //
+// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
+//
 // Takes any type of body and a specified content type.
 //
 // Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
@@ -2017,6 +2215,10 @@ func (c *Client) CreateSessionWithBody(ctx context.Context, agentID AgentID, par
 // Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
 // sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 // Body limit 8 MiB; the body may be absent.
+//
+// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -2099,7 +2301,8 @@ func (c *Client) AttachSkill(ctx context.Context, agentID AgentID, params *Attac
 
 // ListSessions List sessions
 //
-// Newest first, ended ones included.
+// Newest first, ended ones included until they are removed for good, the server's `DATA_RETENTION` after their end
+// (90 days by default).
 //
 // Corresponds with GET /api/v1/managed_agents/sessions (the `ListSessions` operationId).
 func (c *Client) ListSessions(ctx context.Context, params *ListSessionsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2117,7 +2320,8 @@ func (c *Client) ListSessions(ctx context.Context, params *ListSessionsParams, r
 // DeleteSession Delete a session
 //
 // Ends the session in whatever state it is, `creating` included, and removes its sandbox, workspace and settings. The row
-// and the transcript stay readable. Idempotent: deleting a deleted session is 204 again.
+// and the transcript stay readable for the server's `DATA_RETENTION` (90 days by default). Idempotent: deleting a deleted session
+// is 204 again until then.
 //
 // Corresponds with DELETE /api/v1/managed_agents/sessions/{session_id} (the `DeleteSession` operationId).
 func (c *Client) DeleteSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -2166,6 +2370,41 @@ func (c *Client) AbortTurn(ctx context.Context, sessionID SessionID, params *Abo
 	return c.Client.Do(req)
 }
 
+// DiagnoseSession Find out what is wrong with a session
+//
+// One bundle of everything that is known about a session, and what was found to be wrong with it. It is gathered when it is
+// asked for, within a few seconds: a part that cannot be had in time is absent, `null` or empty, and named in `missing`. Secrets are
+// masked with `"********"`.
+//
+// Codes of `detected_issues`:
+// - `gateway_not_configured`: the server has no model gateway.
+// - `session_failed`: the last attempt never became ready.
+// - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
+// - `sandbox_not_answering`: the sandbox runs and does not answer.
+// - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
+// - `start_slow`: the attempt takes unusually long to become ready.
+// - `wake_failed`: the session is suspended and could not be woken the last time.
+// - `gateway_errors`: recent turns failed at the model gateway.
+// - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
+// - `turn_slow`: the running turn takes unusually long.
+// - `mcp_server_down`: an MCP server of the agent could not be used.
+// - `session_expired`: workspace and settings are not kept any more.
+// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
+// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
+func (c *Client) DiagnoseSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewDiagnoseSessionRequest(c.Server, sessionID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StreamEvents Follow a session's events
 //
 // The session's event log. By default a server-sent event stream that starts after the cursor, goes on live and stays open,
@@ -2194,7 +2433,8 @@ func (c *Client) StreamEvents(ctx context.Context, sessionID SessionID, params *
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 // run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -2219,7 +2459,8 @@ func (c *Client) SendMessageWithBody(ctx context.Context, sessionID SessionID, p
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 // run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -2307,6 +2548,12 @@ func (c *Client) ListMessages(ctx context.Context, sessionID SessionID, params *
 // Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
 // its workspace. A running turn fails with `turn_interrupted`; queued ones wait for the new sandbox.
 //
+// What a session without a sandbox leaves expires after the server's `SESSION_RETENTION`. Its conversation then goes on in a
+// fresh workspace, which the `session.status` event says; but if it was opened with `env_vars`, these are gone as well and
+// the restart is refused (`session_expired`).
+//
+// A session that has no sandbox needs a place: 503 `too_many_sessions` if there is none, and nothing is changed.
+//
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
 func (c *Client) RestartSession(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRestartSessionRequest(c.Server, sessionID, params)
@@ -2320,9 +2567,34 @@ func (c *Client) RestartSession(ctx context.Context, sessionID SessionID, params
 	return c.Client.Do(req)
 }
 
+// GetSandboxLogs Read what a session's sandbox wrote
+//
+// The output of the sandbox's daemon and of the harness, oldest line first. Secrets of the session, its agent and the server
+// are masked with `********`; a line of more than 65,536 bytes is left out with a note.
+//
+// The log is that of the current sandbox and goes with it: a session that has none, because it was suspended or has ended,
+// or whose sandbox is not made yet, is 404 `sandbox_not_found`. `failure_reason` keeps the last lines of a sandbox that was lost.
+//
+// With `follow=true` the answer goes on with what is written from then on, until the sandbox ends, the client disconnects
+// or the server shuts down. There are no heartbeats. A reader too slow to follow is disconnected.
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/sandbox_logs (the `GetSandboxLogs` operationId).
+func (c *Client) GetSandboxLogs(ctx context.Context, sessionID SessionID, params *GetSandboxLogsParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSandboxLogsRequest(c.Server, sessionID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StopSession Stop a session
 //
-// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart.
+// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart,
+// workspace and settings for as long as the server's `SESSION_RETENTION` says (7 days by default).
 // A running turn and queued ones fail. Idempotent: a session that has ended is returned as it is.
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
@@ -3369,6 +3641,40 @@ func NewAbortTurnRequest(server string, sessionID SessionID, params *AbortTurnPa
 	return req, nil
 }
 
+// NewDiagnoseSessionRequest constructs an http.Request for the DiagnoseSession method
+func NewDiagnoseSessionRequest(server string, sessionID SessionID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "session_id", sessionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/sessions/%s/diagnose", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStreamEventsRequest constructs an http.Request for the StreamEvents method
 func NewStreamEventsRequest(server string, sessionID SessionID, params *StreamEventsParams) (*http.Request, error) {
 	var err error
@@ -3745,6 +4051,91 @@ func NewRestartSessionRequest(server string, sessionID SessionID, params *Restar
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewGetSandboxLogsRequest constructs an http.Request for the GetSandboxLogs method
+func NewGetSandboxLogsRequest(server string, sessionID SessionID, params *GetSandboxLogsParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "session_id", sessionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/sessions/%s/sandbox_logs", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.SinceSeconds != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "sinceSeconds", *params.SinceSeconds, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.TailLines != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tailLines", *params.TailLines, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Follow != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "follow", *params.Follow, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -4412,8 +4803,8 @@ type ClientWithResponsesInterface interface {
 
 	// DeleteAgentWithResponse Delete an agent
 	//
-	// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable.
-	// A second delete is 404.
+	// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable
+	// for the server's `DATA_RETENTION` after their end (90 days by default). A second delete is 404.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4462,6 +4853,10 @@ type ClientWithResponsesInterface interface {
 	// sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 	// Body limit 8 MiB; the body may be absent.
 	//
+	// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+	// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+	// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
+	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
@@ -4472,6 +4867,10 @@ type ClientWithResponsesInterface interface {
 	// Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
 	// sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 	// Body limit 8 MiB; the body may be absent.
+	//
+	// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+	// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+	// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -4516,7 +4915,8 @@ type ClientWithResponsesInterface interface {
 
 	// ListSessionsWithResponse List sessions
 	//
-	// Newest first, ended ones included.
+	// Newest first, ended ones included until they are removed for good, the server's `DATA_RETENTION` after their end
+	// (90 days by default).
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4526,7 +4926,8 @@ type ClientWithResponsesInterface interface {
 	// DeleteSessionWithResponse Delete a session
 	//
 	// Ends the session in whatever state it is, `creating` included, and removes its sandbox, workspace and settings. The row
-	// and the transcript stay readable. Idempotent: deleting a deleted session is 204 again.
+	// and the transcript stay readable for the server's `DATA_RETENTION` (90 days by default). Idempotent: deleting a deleted session
+	// is 204 again until then.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -4551,6 +4952,33 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/abort (the `AbortTurn` operationId).
 	AbortTurnWithResponse(ctx context.Context, sessionID SessionID, params *AbortTurnParams, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error)
 
+	// DiagnoseSessionWithResponse Find out what is wrong with a session
+	//
+	// One bundle of everything that is known about a session, and what was found to be wrong with it. It is gathered when it is
+	// asked for, within a few seconds: a part that cannot be had in time is absent, `null` or empty, and named in `missing`. Secrets are
+	// masked with `"********"`.
+	//
+	// Codes of `detected_issues`:
+	// - `gateway_not_configured`: the server has no model gateway.
+	// - `session_failed`: the last attempt never became ready.
+	// - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
+	// - `sandbox_not_answering`: the sandbox runs and does not answer.
+	// - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
+	// - `start_slow`: the attempt takes unusually long to become ready.
+	// - `wake_failed`: the session is suspended and could not be woken the last time.
+	// - `gateway_errors`: recent turns failed at the model gateway.
+	// - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
+	// - `turn_slow`: the running turn takes unusually long.
+	// - `mcp_server_down`: an MCP server of the agent could not be used.
+	// - `session_expired`: workspace and settings are not kept any more.
+	// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
+	// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
+	DiagnoseSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*DiagnoseSessionResponse, error)
+
 	// StreamEventsWithResponse Follow a session's events
 	//
 	// The session's event log. By default a server-sent event stream that starts after the cursor, goes on live and stays open,
@@ -4571,7 +4999,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+	// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+	// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -4586,7 +5015,8 @@ type ClientWithResponsesInterface interface {
 	//
 	// Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 	// run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-	// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+	// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+	// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 	//
 	// A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 	// returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -4636,14 +5066,37 @@ type ClientWithResponsesInterface interface {
 	// Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
 	// its workspace. A running turn fails with `turn_interrupted`; queued ones wait for the new sandbox.
 	//
+	// What a session without a sandbox leaves expires after the server's `SESSION_RETENTION`. Its conversation then goes on in a
+	// fresh workspace, which the `session.status` event says; but if it was opened with `env_vars`, these are gone as well and
+	// the restart is refused (`session_expired`).
+	//
+	// A session that has no sandbox needs a place: 503 `too_many_sessions` if there is none, and nothing is changed.
+	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
 	RestartSessionWithResponse(ctx context.Context, sessionID SessionID, params *RestartSessionParams, reqEditors ...RequestEditorFn) (*RestartSessionResponse, error)
 
+	// GetSandboxLogsWithResponse Read what a session's sandbox wrote
+	//
+	// The output of the sandbox's daemon and of the harness, oldest line first. Secrets of the session, its agent and the server
+	// are masked with `********`; a line of more than 65,536 bytes is left out with a note.
+	//
+	// The log is that of the current sandbox and goes with it: a session that has none, because it was suspended or has ended,
+	// or whose sandbox is not made yet, is 404 `sandbox_not_found`. `failure_reason` keeps the last lines of a sandbox that was lost.
+	//
+	// With `follow=true` the answer goes on with what is written from then on, until the sandbox ends, the client disconnects
+	// or the server shuts down. There are no heartbeats. A reader too slow to follow is disconnected.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/sandbox_logs (the `GetSandboxLogs` operationId).
+	GetSandboxLogsWithResponse(ctx context.Context, sessionID SessionID, params *GetSandboxLogsParams, reqEditors ...RequestEditorFn) (*GetSandboxLogsResponse, error)
+
 	// StopSessionWithResponse Stop a session
 	//
-	// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart.
+	// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart,
+	// workspace and settings for as long as the server's `SESSION_RETENTION` says (7 days by default).
 	// A running turn and queued ones fail. Idempotent: a session that has ended is returned as it is.
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -5292,6 +5745,11 @@ type CreateSessionResponse401Headers struct {
 	WWWAuthenticate *string
 }
 
+// CreateSessionResponse429Headers the declared response headers of an HTTP 429 response for CreateSession
+type CreateSessionResponse429Headers struct {
+	RetryAfter *int
+}
+
 // CreateSessionResponse503Headers the declared response headers of an HTTP 503 response for CreateSession
 type CreateSessionResponse503Headers struct {
 	RetryAfter *int
@@ -5314,6 +5772,8 @@ type CreateSessionResponse struct {
 	JSON415 *UnsupportedMediaType
 	// JSON422 the response for an HTTP 422 `application/json` response
 	JSON422 *KeyReused
+	// JSON429 the response for an HTTP 429 `application/json` response
+	JSON429 *Error
 	// JSON500 the response for an HTTP 500 `application/json` response
 	JSON500 *Internal
 	// JSON503 the response for an HTTP 503 `application/json` response
@@ -5322,6 +5782,8 @@ type CreateSessionResponse struct {
 	Headers200 *CreateSessionResponse200Headers
 	// Headers401 the parsed response headers for an HTTP 401 response
 	Headers401 *CreateSessionResponse401Headers
+	// Headers429 the parsed response headers for an HTTP 429 response
+	Headers429 *CreateSessionResponse429Headers
 	// Headers503 the parsed response headers for an HTTP 503 response
 	Headers503 *CreateSessionResponse503Headers
 }
@@ -5359,6 +5821,11 @@ func (r CreateSessionResponse) GetJSON415() *UnsupportedMediaType {
 // GetJSON422 returns the response for an HTTP 422 `application/json` response
 func (r CreateSessionResponse) GetJSON422() *KeyReused {
 	return r.JSON422
+}
+
+// GetJSON429 returns the response for an HTTP 429 `application/json` response
+func (r CreateSessionResponse) GetJSON429() *Error {
+	return r.JSON429
 }
 
 // GetJSON500 returns the response for an HTTP 500 `application/json` response
@@ -5976,6 +6443,89 @@ func (r AbortTurnResponse) ContentType() string {
 	return ""
 }
 
+// DiagnoseSessionResponse401Headers the declared response headers of an HTTP 401 response for DiagnoseSession
+type DiagnoseSessionResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// DiagnoseSessionResponse503Headers the declared response headers of an HTTP 503 response for DiagnoseSession
+type DiagnoseSessionResponse503Headers struct {
+	RetryAfter *int
+}
+
+type DiagnoseSessionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Diagnosis
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *DiagnoseSessionResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *DiagnoseSessionResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r DiagnoseSessionResponse) GetJSON200() *Diagnosis {
+	return r.JSON200
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r DiagnoseSessionResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r DiagnoseSessionResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r DiagnoseSessionResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r DiagnoseSessionResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r DiagnoseSessionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r DiagnoseSessionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r DiagnoseSessionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r DiagnoseSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // StreamEventsResponse401Headers the declared response headers of an HTTP 401 response for StreamEvents
 type StreamEventsResponse401Headers struct {
 	WWWAuthenticate *string
@@ -6553,6 +7103,89 @@ func (r RestartSessionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RestartSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetSandboxLogsResponse401Headers the declared response headers of an HTTP 401 response for GetSandboxLogs
+type GetSandboxLogsResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// GetSandboxLogsResponse503Headers the declared response headers of an HTTP 503 response for GetSandboxLogs
+type GetSandboxLogsResponse503Headers struct {
+	RetryAfter *int
+}
+
+type GetSandboxLogsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *Error
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetSandboxLogsResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSandboxLogsResponse503Headers
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r GetSandboxLogsResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetSandboxLogsResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r GetSandboxLogsResponse) GetJSON404() *Error {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetSandboxLogsResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetSandboxLogsResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSandboxLogsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSandboxLogsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSandboxLogsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSandboxLogsResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -7558,8 +8191,8 @@ func (c *ClientWithResponses) CreateAgentWithResponse(ctx context.Context, param
 
 // DeleteAgentWithResponse Delete an agent
 //
-// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable.
-// A second delete is 404.
+// The agent is gone at once; its live sessions are stopped. Rows and transcripts of its sessions stay readable
+// for the server's `DATA_RETENTION` after their end (90 days by default). A second delete is 404.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -7632,6 +8265,10 @@ func (c *ClientWithResponses) UpdateAgentWithResponse(ctx context.Context, agent
 // sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 // Body limit 8 MiB; the body may be absent.
 //
+// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
+//
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/agents/{agent_id}/session (the `CreateSession` operationId).
@@ -7648,6 +8285,10 @@ func (c *ClientWithResponses) CreateSessionWithBodyWithResponse(ctx context.Cont
 // Stores the session and returns at once with `status: creating`; its sandbox starts in the background. Messages may be
 // sent right away: they wait until the session is ready. The session keeps the agent's current version for life.
 // Body limit 8 MiB; the body may be absent.
+//
+// The server bounds how many sessions have a sandbox at once (`MAX_SESSIONS`, 503 `too_many_sessions`) and how many are
+// opened within a minute (`SESSION_RATE`, 429 `session_rate_exceeded`), over all its replicas. Stopped, failed, dead and
+// suspended sessions take no place. A refused request stores nothing and may be repeated after `Retry-After`.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
@@ -7716,7 +8357,8 @@ func (c *ClientWithResponses) AttachSkillWithResponse(ctx context.Context, agent
 
 // ListSessionsWithResponse List sessions
 //
-// Newest first, ended ones included.
+// Newest first, ended ones included until they are removed for good, the server's `DATA_RETENTION` after their end
+// (90 days by default).
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -7732,7 +8374,8 @@ func (c *ClientWithResponses) ListSessionsWithResponse(ctx context.Context, para
 // DeleteSessionWithResponse Delete a session
 //
 // Ends the session in whatever state it is, `creating` included, and removes its sandbox, workspace and settings. The row
-// and the transcript stay readable. Idempotent: deleting a deleted session is 204 again.
+// and the transcript stay readable for the server's `DATA_RETENTION` (90 days by default). Idempotent: deleting a deleted session
+// is 204 again until then.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -7775,6 +8418,39 @@ func (c *ClientWithResponses) AbortTurnWithResponse(ctx context.Context, session
 	return ParseAbortTurnResponse(rsp)
 }
 
+// DiagnoseSessionWithResponse Find out what is wrong with a session
+//
+// One bundle of everything that is known about a session, and what was found to be wrong with it. It is gathered when it is
+// asked for, within a few seconds: a part that cannot be had in time is absent, `null` or empty, and named in `missing`. Secrets are
+// masked with `"********"`.
+//
+// Codes of `detected_issues`:
+// - `gateway_not_configured`: the server has no model gateway.
+// - `session_failed`: the last attempt never became ready.
+// - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
+// - `sandbox_not_answering`: the sandbox runs and does not answer.
+// - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
+// - `start_slow`: the attempt takes unusually long to become ready.
+// - `wake_failed`: the session is suspended and could not be woken the last time.
+// - `gateway_errors`: recent turns failed at the model gateway.
+// - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
+// - `turn_slow`: the running turn takes unusually long.
+// - `mcp_server_down`: an MCP server of the agent could not be used.
+// - `session_expired`: workspace and settings are not kept any more.
+// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
+// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
+func (c *ClientWithResponses) DiagnoseSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*DiagnoseSessionResponse, error) {
+	rsp, err := c.DiagnoseSession(ctx, sessionID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseDiagnoseSessionResponse(rsp)
+}
+
 // StreamEventsWithResponse Follow a session's events
 //
 // The session's event log. By default a server-sent event stream that starts after the cursor, goes on live and stays open,
@@ -7801,7 +8477,8 @@ func (c *ClientWithResponses) StreamEventsWithResponse(ctx context.Context, sess
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 // run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -7822,7 +8499,8 @@ func (c *ClientWithResponses) SendMessageWithBodyWithResponse(ctx context.Contex
 //
 // Starts a turn and answers when it has ended, or at once with 202 if asked by `Prefer: respond-async`. Turns of a session
 // run one after the other in the order they arrived; while the session is `creating` they wait, and a suspended session is
-// woken. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
+// woken; if there is no place for its sandbox, the answer is 503 `too_many_sessions`, the message is not stored and the
+// session stays suspended. A turn goes on if the client disconnects. A turn is handed to the harness at most once.
 //
 // A turn that the harness ended is 200, also if it ended with an error of the model: then `info.error` says so. 502 is
 // returned only for a turn that has failed and will never run again, because its sandbox or harness was lost; the
@@ -7896,6 +8574,12 @@ func (c *ClientWithResponses) ListMessagesWithResponse(ctx context.Context, sess
 // Gives a `ready`, `failed` or `dead` session a new sandbox: a new attempt of the same conversation, with its settings and
 // its workspace. A running turn fails with `turn_interrupted`; queued ones wait for the new sandbox.
 //
+// What a session without a sandbox leaves expires after the server's `SESSION_RETENTION`. Its conversation then goes on in a
+// fresh workspace, which the `session.status` event says; but if it was opened with `env_vars`, these are gone as well and
+// the restart is refused (`session_expired`).
+//
+// A session that has no sandbox needs a place: 503 `too_many_sessions` if there is none, and nothing is changed.
+//
 // Returns a wrapper object for the known response body format(s).
 //
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/restart (the `RestartSession` operationId).
@@ -7907,9 +8591,32 @@ func (c *ClientWithResponses) RestartSessionWithResponse(ctx context.Context, se
 	return ParseRestartSessionResponse(rsp)
 }
 
+// GetSandboxLogsWithResponse Read what a session's sandbox wrote
+//
+// The output of the sandbox's daemon and of the harness, oldest line first. Secrets of the session, its agent and the server
+// are masked with `********`; a line of more than 65,536 bytes is left out with a note.
+//
+// The log is that of the current sandbox and goes with it: a session that has none, because it was suspended or has ended,
+// or whose sandbox is not made yet, is 404 `sandbox_not_found`. `failure_reason` keeps the last lines of a sandbox that was lost.
+//
+// With `follow=true` the answer goes on with what is written from then on, until the sandbox ends, the client disconnects
+// or the server shuts down. There are no heartbeats. A reader too slow to follow is disconnected.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/sandbox_logs (the `GetSandboxLogs` operationId).
+func (c *ClientWithResponses) GetSandboxLogsWithResponse(ctx context.Context, sessionID SessionID, params *GetSandboxLogsParams, reqEditors ...RequestEditorFn) (*GetSandboxLogsResponse, error) {
+	rsp, err := c.GetSandboxLogs(ctx, sessionID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSandboxLogsResponse(rsp)
+}
+
 // StopSessionWithResponse Stop a session
 //
-// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart.
+// Ends the session's sandbox; the session is `dead` at once. Conversation, workspace and settings are kept for a restart,
+// workspace and settings for as long as the server's `SESSION_RETENTION` says (7 days by default).
 // A running turn and queued ones fail. Idempotent: a session that has ended is returned as it is.
 //
 // Returns a wrapper object for the known response body format(s).
@@ -8682,6 +9389,13 @@ func ParseCreateSessionResponse(rsp *http.Response) (*CreateSessionResponse, err
 		}
 		response.JSON422 = &dest
 
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 429:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON429 = &dest
+
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
 		var dest Internal
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
@@ -8719,6 +9433,16 @@ func ParseCreateSessionResponse(rsp *http.Response) (*CreateSessionResponse, err
 			headers.WWWAuthenticate = &value
 		}
 		response.Headers401 = &headers
+	case rsp.StatusCode == 429:
+		var headers CreateSessionResponse429Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers429 = &headers
 	case rsp.StatusCode == 503:
 		var headers CreateSessionResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
@@ -9292,6 +10016,83 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 	return response, nil
 }
 
+// ParseDiagnoseSessionResponse parses an HTTP response from a DiagnoseSessionWithResponse call
+func ParseDiagnoseSessionResponse(rsp *http.Response) (*DiagnoseSessionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &DiagnoseSessionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Diagnosis
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers DiagnoseSessionResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers DiagnoseSessionResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseStreamEventsResponse parses an HTTP response from a StreamEventsWithResponse call
 func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -9850,6 +10651,83 @@ func ParseRestartSessionResponse(rsp *http.Response) (*RestartSessionResponse, e
 		response.Headers401 = &headers
 	case rsp.StatusCode == 503:
 		var headers RestartSessionResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSandboxLogsResponse parses an HTTP response from a GetSandboxLogsWithResponse call
+func ParseGetSandboxLogsResponse(rsp *http.Response) (*GetSandboxLogsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSandboxLogsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetSandboxLogsResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSandboxLogsResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

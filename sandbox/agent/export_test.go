@@ -31,12 +31,40 @@ func Record(dir, turn string, log *slog.Logger, feed func(emit func(harness.Even
 	if err != nil {
 		return nil, err
 	}
-	r := newRecorder(events, log, func(string, string) {})
+	r := newRecorder(events, log, func(string, string) {}, nil)
 	r.begin(turn)
 	feed(r.emit)
 	r.end()
 	r.close()
 	if err := events.close(); err != nil {
+		return nil, err
+	}
+	return Reload(dir)
+}
+
+// RecordOnFullDisk is Record on a disk that is full for the given time. When giveUp is closed the recorder waits no longer.
+func RecordOnFullDisk(dir string, full time.Duration, giveUp <-chan struct{}, log *slog.Logger, feed func(emit func(harness.Event))) ([]sandboxd.Record, error) {
+	events, err := openEventLog(dir, func(sandboxd.Record) {})
+	if err != nil {
+		return nil, err
+	}
+	good := events.f
+	if events.f, err = os.Open(good.Name()); err != nil {
+		return nil, err
+	}
+	room := time.AfterFunc(full, func() {
+		events.mu.Lock()
+		defer events.mu.Unlock()
+		_ = events.f.Close()
+		events.f = good
+	})
+	r := newRecorder(events, log, func(string, string) {}, giveUp)
+	r.begin("t")
+	feed(r.emit)
+	r.end()
+	r.close()
+	room.Stop()
+	if err := events.close(); err != nil && events.f == good {
 		return nil, err
 	}
 	return Reload(dir)

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -11,11 +12,12 @@ import (
 )
 
 const (
-	deltaInterval = 50 * time.Millisecond // at most 20 records a second for one part
-	deltaMost     = 64 << 10              // bytes of pending text that do not wait
-	slowerAfter   = 1000                  // deltas of a turn after which the interval grows by itself once more
-	maxDeltas     = 7_000                 // of one turn; parts and tools still get through after that
-	maxRecords    = 10_000                // of one turn, its start and end not counted
+	deltaInterval = 50 * time.Millisecond  // at most 20 records a second for one part
+	deltaMost     = 64 << 10               // bytes of pending text that do not wait
+	fullRetry     = 100 * time.Millisecond // between two tries to write what the disk has no room for
+	slowerAfter   = 1000                   // deltas of a turn after which the interval grows by itself once more
+	maxDeltas     = 7_000                  // of one turn; parts and tools still get through after that
+	maxRecords    = 10_000                 // of one turn, its start and end not counted
 )
 
 // delta is what a harness emits as message.delta, and with the offset what the log has. Offset counts the Unicode code points
@@ -32,6 +34,7 @@ type recorder struct {
 	events *eventLog
 	log    *slog.Logger
 	phase  func(phase, detail string) // where phase events go
+	giveUp <-chan struct{}            // closed when what the disk has no room for may be lost
 	in     chan recorderInput
 	stop   chan struct{}
 	once   sync.Once
@@ -63,9 +66,9 @@ type partText struct {
 	due     time.Time // when the next delta may go
 }
 
-func newRecorder(events *eventLog, log *slog.Logger, phase func(phase, detail string)) *recorder {
+func newRecorder(events *eventLog, log *slog.Logger, phase func(phase, detail string), giveUp <-chan struct{}) *recorder {
 	r := &recorder{
-		events: events, log: log, phase: phase,
+		events: events, log: log, phase: phase, giveUp: giveUp,
 		in: make(chan recorderInput, 64), stop: make(chan struct{}), done: make(chan struct{}),
 	}
 	go r.run()
@@ -211,8 +214,8 @@ func (r *recorder) flush(now time.Time) {
 	r.turn.order = waiting
 }
 
-// append writes a record if the turn may still say something. What the disk has no room for is lost: a delta's offset shows the
-// gap, and the turn's end has the parts.
+// append writes a record if the turn may still say something. It waits for room on the disk, and the harness with it: the log
+// must not tell less than the turn's end.
 func (r *recorder) append(typ, turnID string, data any) {
 	if turnID != "" && !r.turn.admit(typ) {
 		return
@@ -220,9 +223,28 @@ func (r *recorder) append(typ, turnID string, data any) {
 	if turnID != "" && r.turn.records == maxRecords {
 		typ, data = typeHarnessEvent, map[string]any{"kind": "truncated", "message": "the turn has too many events; only its end follows"}
 	}
-	if err := r.events.append(typ, turnID, data); err != nil {
-		r.log.Error("record was lost", "type", typ, "err", err)
+	for {
+		err := r.events.append(typ, turnID, data)
+		if err == nil {
+			return
+		}
+		if errors.Is(err, errLogClosed) || !r.waitForRoom() {
+			r.log.Error("record was lost", "type", typ, "err", err)
+			return
+		}
 	}
+}
+
+func (r *recorder) waitForRoom() bool {
+	timer := time.NewTimer(fullRetry)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-r.giveUp:
+	case <-r.stop:
+	}
+	return false
 }
 
 // admit counts a record and reports whether it is written.

@@ -207,3 +207,38 @@ func TestTheEndOfOutputBecomesASentence(t *testing.T) {
 		}
 	}
 }
+
+func TestNothingOfATurnIsLostWhileTheDiskIsFull(t *testing.T) {
+	t.Parallel()
+	feed := func(emit func(harness.Event)) {
+		emitDelta(emit, "t", "p", "a")
+		emitDelta(emit, "t", "p", "b")
+		emit(harness.Event{Type: "message.part", TurnID: "t", Data: map[string]string{}})
+	}
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		all, err := agent.RecordOnFullDisk(dir, 3*time.Second, nil, discard(), feed)
+		if err != nil || types(all) != "message.delta message.delta message.part" {
+			t.Errorf("%s, %v", types(all), err)
+		}
+		if list := deltas(t, all); len(list) != 2 || list[1].Offset != 1 {
+			t.Errorf("deltas are %+v", list)
+		}
+	})
+}
+
+func TestAFullDiskDoesNotHoldUpTheEndOfASandbox(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		ending := make(chan struct{})
+		time.AfterFunc(time.Second, func() { close(ending) })
+		begun := time.Now()
+		all, err := agent.RecordOnFullDisk(dir, time.Hour, ending, discard(), func(emit func(harness.Event)) {
+			emit(harness.Event{Type: "message.part", TurnID: "t", Data: map[string]string{}})
+		})
+		if err != nil || len(all) != 0 || time.Since(begun) > 2*time.Second {
+			t.Errorf("%s after %s, %v", types(all), time.Since(begun), err)
+		}
+	})
+}

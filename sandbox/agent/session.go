@@ -211,7 +211,7 @@ func (s *session) run(ctx context.Context) {
 
 func (s *session) serve(ctx context.Context, c sandboxd.SessionConfig) {
 	secrets := newRedactor(c)
-	rec := newRecorder(s.events, s.log, func(phase, detail string) { s.setPhase(phase, secrets.clean(detail)) })
+	rec := newRecorder(s.events, s.log, func(phase, detail string) { s.setPhase(phase, secrets.clean(detail)) }, ctx.Done())
 	defer rec.close()
 	h := s.harnesses[c.HarnessID]
 	hc, notes, err := s.prepare(ctx, c, secrets)

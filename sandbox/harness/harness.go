@@ -5,6 +5,7 @@ package harness
 
 import (
 	"context"
+	"time"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 )
@@ -19,6 +20,7 @@ type Config struct {
 	Prompt    string           // system prompt, added to the harness's own; may be empty
 	Gateway   sandboxd.Gateway // where models are
 	MCP       []string         // as in the public API's mcp_servers; ${NAME} is filled from Env
+	Silence   time.Duration    // the gateway may say nothing for so long, before an answer or within one; 0: 5 minutes
 	Resume    string           // native conversation to go on with; empty: start one
 	Emit      func(Event)      // called in order for everything between Start and the end of Turn; must not block for long
 	LogWriter interface {      // gets the harness's stdout and stderr; usually a file of sandboxd

@@ -91,9 +91,10 @@ type openCodeMessage struct {
 }
 
 type openCodeStatus struct {
-	Type    string `json:"type"` // retry: the gateway refused a request, and it will be sent again
-	Attempt int    `json:"attempt"`
-	Message string `json:"message"`
+	Type    string  `json:"type"` // retry: the gateway refused a request, and it will be sent again
+	Attempt int     `json:"attempt"`
+	Message string  `json:"message"`
+	Next    float64 `json:"next"` // when, in milliseconds since 1970
 }
 
 type openCodePrompt struct {

@@ -30,8 +30,15 @@ type openCodeConfig struct {
 type openCodeProvider struct {
 	NPM     string                   `json:"npm"`
 	Name    string                   `json:"name"`
-	Options map[string]string        `json:"options"`
+	Options openCodeOptions          `json:"options"`
 	Models  map[string]openCodeModel `json:"models"`
+}
+
+type openCodeOptions struct {
+	BaseURL       string `json:"baseURL"`
+	APIKey        string `json:"apiKey"`
+	HeaderTimeout int64  `json:"headerTimeout"` // milliseconds
+	ChunkTimeout  int64  `json:"chunkTimeout"`  // between two pieces of an answer
 }
 
 type openCodeModel struct {
@@ -92,13 +99,20 @@ func newOpenCodeConfig(c Config) openCodeConfig {
 		Modalities: map[string][]string{"input": {"text", "image"}, "output": {"text"}},
 		Limit:      map[string]int{"context": 200_000, "output": 32_000},
 	}
+	silence := c.Silence
+	if silence <= 0 {
+		silence = silentFor
+	}
 	return openCodeConfig{
 		Model: gatewayProvider + "/" + c.Model, SmallModel: gatewayProvider + "/" + c.Model,
 		EnabledProviders: []string{gatewayProvider}, Disabled: []string{},
 		Provider: map[string]openCodeProvider{gatewayProvider: {
 			NPM: "@ai-sdk/openai-compatible", Name: "LiteLLM",
-			Options: map[string]string{"baseURL": gatewayBase(c.Gateway.BaseURL) + "/v1", "apiKey": "{env:LITELLM_API_KEY}"},
-			Models:  map[string]openCodeModel{c.Model: model},
+			Options: openCodeOptions{
+				BaseURL: gatewayBase(c.Gateway.BaseURL) + "/v1", APIKey: "{env:LITELLM_API_KEY}",
+				HeaderTimeout: silence.Milliseconds(), ChunkTimeout: silence.Milliseconds(),
+			},
+			Models: map[string]openCodeModel{c.Model: model},
 		}},
 		Permission: map[string]string{"*": "allow", "question": "deny", "external_directory": "allow", "doom_loop": "allow"},
 		Share:      "disabled",

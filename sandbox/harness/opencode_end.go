@@ -3,8 +3,14 @@ package harness
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
+)
+
+const (
+	gatewayFailed = "APIError" // opencode's name for a request to the gateway that failed
+	maxReason     = 1000       // bytes of what the gateway said
 )
 
 // settled tells whether an idle opencode is idle because this turn is over. It says idle twice after an error, the first time
@@ -51,6 +57,8 @@ func (t *openCodeTurn) outcome() (string, *sandboxd.TurnError) {
 		}
 	}
 	switch {
+	case t.gaveUp != nil:
+		return Failed, t.gaveUp
 	case failure != nil && failure.Name == "MessageAbortedError", t.aborting:
 		return Aborted, &sandboxd.TurnError{Name: "MessageAbortedError", Message: "the turn was aborted"}
 	case failure == nil:
@@ -60,17 +68,29 @@ func (t *openCodeTurn) outcome() (string, *sandboxd.TurnError) {
 }
 
 func (r *openCodeRun) turnError(e *openCodeError) *sandboxd.TurnError {
-	message, name := firstLine(e.Data.Message), e.Name
+	message, name := r.words(e.Data.Message), e.Name
 	if message == "" {
 		message = "opencode gave no reason"
 	}
-	if e.Data.StatusCode != 0 {
+	switch {
+	case e.Data.StatusCode != 0:
 		message = fmt.Sprintf("%s (the model gateway answered %d)", message, e.Data.StatusCode)
+	case name == gatewayFailed:
+		message += " (no whole answer came from the model gateway)"
 	}
 	if name == "" {
 		name = "UnknownError"
 	}
-	return &sandboxd.TurnError{Name: name, Message: r.redact(message)}
+	return &sandboxd.TurnError{Name: name, Message: message}
+}
+
+// words is what somebody else said about a failure: its first line, without secrets, bounded.
+func (r *openCodeRun) words(s string) string {
+	s = r.redact(firstLine(s))
+	if len(s) > maxReason {
+		s = s[:maxReason] + "…"
+	}
+	return strings.ToValidUTF8(s, "")
 }
 
 func (t *openCodeTurn) result(failure *sandboxd.TurnError) sandboxd.TurnResult {

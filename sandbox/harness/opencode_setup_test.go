@@ -36,11 +36,14 @@ var openCodeBin = sync.OnceValues(func() (string, error) {
 	return local.NPM(filepath.Join(cache, "lap-test", "harnesses")).Install(context.Background(), "opencode", func(string) {})
 })
 
+type demoRequest = demo.Request
+
 // box is a place to run opencode in, and what came out of it.
 type box struct {
 	gateway *demo.Gateway
 	config  harness.Config
 	log     *lockedBuffer
+	server  *httptest.Server
 
 	mu     sync.Mutex // guards events
 	events []harness.Event
@@ -55,6 +58,7 @@ func newBox(t *testing.T) *box {
 	}
 	b := &box{gateway: demo.New(gatewayKey), log: &lockedBuffer{}}
 	server := httptest.NewServer(b.gateway)
+	b.server = server
 	t.Cleanup(server.Close)
 	t.Cleanup(func() { b.checkEmpty(t) })
 	root := t.TempDir()
@@ -147,7 +151,7 @@ func (b *box) turn(t *testing.T, r harness.Running, parts ...sandboxd.InputPart)
 // begin starts a turn and returns where it will end.
 func (b *box) begin(t *testing.T, r harness.Running, parts ...sandboxd.InputPart) <-chan outcome {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 	o := outcome{id: newID(t)}
 	ended := make(chan outcome, 1)
 	go func() {

@@ -127,6 +127,18 @@ func (t *transcript) delta(partID, text string) {
 	t.emit("message.delta", deltaEvent{partID, text})
 }
 
+// abandon ends the texts that are under way: the answer they belong to broke off, and its repetition makes parts of its own.
+func (t *transcript) abandon() {
+	if len(t.order) == 0 {
+		return
+	}
+	for _, part := range t.order[len(t.order)-1].parts {
+		if part.out.Type != "tool" && !part.done {
+			t.complete(part)
+		}
+	}
+}
+
 // missed is called when events may have been lost.
 func (t *transcript) missed() {
 	for _, part := range t.parts {

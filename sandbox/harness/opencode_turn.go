@@ -40,6 +40,8 @@ type openCodeTurn struct {
 	accepted   bool // opencode has our message
 	aborting   bool
 	failure    *openCodeError // that opencode reported for the session
+	retries    retries
+	gaveUp     *sandboxd.TurnError // why the gateway is waited for no longer
 	over       bool
 }
 
@@ -72,14 +74,15 @@ func (r *openCodeRun) Turn(ctx context.Context, t sandboxd.Turn) (string, sandbo
 	return tr.play(ctx, prompt)
 }
 
-// prompt makes opencode's message of a turn. Its ids come from the turn's, so that opencode takes a repetition for the same one.
+// prompt makes opencode's message of a turn. Its ids come from the turn's, so that opencode takes a repetition for the same one, and
+// sort as the parts stand, for opencode puts them in that order.
 func (r *openCodeRun) prompt(t sandboxd.Turn) (openCodePrompt, error) {
 	if t.Model != "" && t.Model != r.config.Model {
 		return openCodePrompt{}, fmt.Errorf("this session runs with the model %s and no other", r.config.Model)
 	}
 	p := openCodePrompt{MessageID: "msg_" + t.ID, Model: openCodeChoice{gatewayProvider, r.config.Model}}
 	for i, in := range t.Parts {
-		part := openCodeInput{ID: fmt.Sprintf("prt_%s_%d", t.ID, i), Type: "text"}
+		part := openCodeInput{ID: fmt.Sprintf("prt_%s_%04d", t.ID, i), Type: "text"}
 		switch {
 		case in.Type == "text" && in.Text != nil:
 			part.Text = *in.Text
@@ -228,12 +231,6 @@ func (t *openCodeTurn) emit(kind string, data any) {
 	t.run.config.Emit(Event{Type: kind, TurnID: t.id, Data: data})
 }
 
-type retryEvent struct {
-	Kind    string `json:"kind"`
-	Attempt int    `json:"attempt"`
-	Message string `json:"message"`
-}
-
 // handle takes one event. The last one of an earlier turn may come late; what is not known to belong to this turn is ignored.
 func (t *openCodeTurn) handle(ctx context.Context, e openCodeEvent) {
 	var p struct {
@@ -283,7 +280,7 @@ func (t *openCodeTurn) handle(ctx context.Context, e openCodeEvent) {
 		}
 	case "session.status":
 		if p.Status.Type == "retry" && t.accepted {
-			t.emit("harness.event", retryEvent{"retry", p.Status.Attempt, t.run.redact(p.Status.Message)})
+			t.retry(p.Status)
 		}
 	case "session.error":
 		if t.accepted {

@@ -33,6 +33,7 @@ type Options struct {
 	Origins        []string              // origins that browsers may call from, as they write them
 	BodyTimeout    time.Duration         // for sending a body; 0: 2 min
 	BusyTimeout    time.Duration         // for a large body to find room; 0: 10 s
+	BodyRoom       int64                 // bytes of larger bodies that are worked on at once; 0: 32 MiB
 	AnswerTimeout  time.Duration         // for reading an answer; 0: 2 min
 	StreamTimeout  time.Duration         // of one write to an event stream; 0: 30 s
 	Logger         *slog.Logger          // nil: none
@@ -62,7 +63,7 @@ func New(o Options) (*API, error) {
 	a := &API{
 		agents:   agents{store: o.Store, sessions: o.Sessions, log: o.Logger},
 		skills:   skills{store: o.Store},
-		sessions: sessions{store: o.Store, sessions: o.Sessions},
+		sessions: sessions{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
 		messages: messages{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
 		events:   events{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
 		health: health{store: o.Store, closing: o.Sessions.Closing(), version: o.Version, gateway: o.Gateway,
@@ -100,6 +101,9 @@ func (o *Options) defaults() {
 	if o.BusyTimeout <= 0 {
 		o.BusyTimeout = 10 * time.Second
 	}
+	if o.BodyRoom <= 0 {
+		o.BodyRoom = maxWorkedOn
+	}
 	if o.AnswerTimeout <= 0 {
 		o.AnswerTimeout = 2 * time.Minute
 	}
@@ -132,7 +136,7 @@ func (a *API) router(o Options, table map[string]*operation, docs *docs, m *metr
 		cors(o.Origins),
 		authenticate(o.MasterKey, table),
 		refuseOptions,
-		newShares(o.BusyTimeout).admit,
+		newShares(o.BodyRoom, o.BusyTimeout).admit,
 		validate(o.Store, table, o.BodyTimeout),
 	)
 	gen.RegisterHandlers(e, gen.NewStrictHandler(a, nil))

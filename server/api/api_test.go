@@ -231,7 +231,7 @@ func (s *server) newSession(t *testing.T) client.Session {
 // eventually polls until ok or the test's patience ends.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.NewTimer(10 * time.Second)
+	deadline := time.NewTimer(time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -23,8 +23,8 @@ type shares struct {
 	timeout            time.Duration // of waiting
 }
 
-func newShares(timeout time.Duration) *shares {
-	return &shares{arriving: semaphore.NewWeighted(maxArriving), workedOn: semaphore.NewWeighted(maxWorkedOn), timeout: timeout}
+func newShares(room int64, timeout time.Duration) *shares {
+	return &shares{arriving: semaphore.NewWeighted(maxArriving), workedOn: semaphore.NewWeighted(room), timeout: timeout}
 }
 
 // share is what one request holds. A nil share is that of a request with a small body. It belongs to the request's goroutine.

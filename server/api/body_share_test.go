@@ -12,7 +12,7 @@ import (
 func TestLargeBodiesAreReceivedInTheOrderTheyCame(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		of := newShares(10 * time.Second)
+		of := newShares(maxWorkedOn, 10*time.Second)
 		first := &share{of: of}
 		if err := first.receive(t.Context(), maxArriving); err != nil {
 			t.Fatal(err)
@@ -43,7 +43,7 @@ func TestLargeBodiesAreReceivedInTheOrderTheyCame(t *testing.T) {
 func TestWaitingForRoomEndsWithTheTimeoutOrTheClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		of := newShares(10 * time.Second)
+		of := newShares(maxWorkedOn, 10*time.Second)
 		holder := &share{of: of}
 		if err := errors.Join(holder.receive(t.Context(), 1<<20), holder.work(t.Context(), maxWorkedOn)); err != nil {
 			t.Fatal(err)

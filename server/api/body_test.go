@@ -10,7 +10,6 @@ import (
 	"github.com/litellm-agent-platform/lap/server/api"
 	"github.com/litellm-agent-platform/lap/server/session"
 	"github.com/litellm-agent-platform/lap/store"
-	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
 // post is the head of a request that creates an agent.
@@ -70,12 +69,10 @@ func TestLargeBodiesWithoutRoomAreRefusedAndSmallOnesNeverWait(t *testing.T) {
 
 func TestAMessageThatWaitsForItsTurnTakesNoRoomFromOthers(t *testing.T) {
 	t.Parallel()
-	db := storetest.Options(t, storetest.KindSQLite)
-	db.Timeout = time.Minute // the race detector makes large rows slow
-	s := serveOn(t, storetest.OpenWith(t, db), func(o *api.Options, _ *session.Options) { o.BusyTimeout = 50 * time.Millisecond })
+	s := serve(t, func(o *api.Options, _ *session.Options) { o.BusyTimeout, o.BodyRoom = 50*time.Millisecond, 3<<20 })
 	sess := s.newSession(t)
-	image := `{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + strings.Repeat("AAAA", 5<<20/3) + `"}}`
-	body := `{"parts":[` + image + "," + image + "," + image + `]}`
+	image := `{"type":"image","source":{"type":"base64","media_type":"image/png","data":"` + strings.Repeat("AAAA", 1<<20/3) + `"}}`
+	body := `{"parts":[` + image + "," + image + `]}`
 	for range 2 { // the second would not fit beside the first
 		if resp, b, _ := s.call(t, http.MethodPost, sessionPath(sess.ID)+"/message", body, "Prefer", "respond-async"); resp.StatusCode != 202 {
 			t.Fatalf("%d %s", resp.StatusCode, b)

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -36,6 +37,10 @@ const (
 	codeHarnessUnavailable = "harness_not_available"
 	codeDatabase           = "database_unavailable"
 	codeNotRestartable     = "session_not_restartable"
+	codeExpired            = "session_expired"
+	codeCapacity           = "too_many_sessions"
+	codeRate               = "session_rate_exceeded"
+	codeNoSandbox          = "sandbox_not_found"
 	codeShuttingDown       = "shutting_down"
 	codeInternal           = "internal"
 )
@@ -113,6 +118,10 @@ var refusals = []struct {
 	{session.ErrNoGateway, problem{status: http.StatusServiceUnavailable, code: codeNoGateway, text: session.ErrNoGateway.Error()}},
 	{session.ErrHarness, problem{status: http.StatusServiceUnavailable, code: codeHarnessUnavailable, text: session.ErrHarness.Error()}},
 	{session.ErrRestart, problem{status: http.StatusConflict, code: codeNotRestartable, text: session.ErrRestart.Error()}},
+	{session.ErrExpired, problem{status: http.StatusConflict, code: codeExpired, text: session.ErrExpired.Error()}},
+	{session.ErrNoSandbox, problem{status: http.StatusNotFound, code: codeNoSandbox, text: session.ErrNoSandbox.Error()}},
+	{session.ErrCapacity, problem{status: http.StatusServiceUnavailable, code: codeCapacity, text: session.ErrCapacity.Error(), retryAfter: 10}},
+	{session.ErrRate, problem{status: http.StatusTooManyRequests, code: codeRate, text: session.ErrRate.Error()}},
 	{session.ErrClosing, problem{status: http.StatusServiceUnavailable, code: codeShuttingDown, text: session.ErrClosing.Error(), retryAfter: 1}},
 	{store.ErrUnavailable, problem{status: http.StatusServiceUnavailable, code: codeDatabase, text: "the database does not answer", retryAfter: 1}},
 	{store.ErrNotFound, problem{status: http.StatusNotFound, code: codeNotFound, text: "not found"}},
@@ -130,6 +139,10 @@ func toProblem(err error) *problem {
 		if errors.Is(err, r.err) {
 			answer := r.answer
 			answer.cause = err
+			var rate *session.RateError
+			if errors.As(err, &rate) {
+				answer.retryAfter = int(math.Ceil(rate.After.Seconds()))
+			}
 			return &answer
 		}
 	}

@@ -33,8 +33,9 @@ func observe(log *slog.Logger, m *metrics, table map[string]*operation) echo.Mid
 			m.inFlight.Inc()
 			defer m.inFlight.Dec()
 
-			status := 0
+			status, cut := 0, false
 			if err := safely(next, c); err != nil {
+				cut = c.Response().Committed
 				p := writeError(c, err)
 				status = p.status
 				logFault(log, id, p, err)
@@ -48,8 +49,8 @@ func observe(log *slog.Logger, m *metrics, table map[string]*operation) echo.Mid
 				slog.String("method", c.Request().Method), slog.String("path", shorten(c.Request().URL.Path, 256)),
 				slog.Int("status", status), slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000),
 				slog.String("request_id", id))
-			if status == statusClientGone {
-				// Without this, a client that has only stopped sending would read an empty success.
+			if cut || status == statusClientGone {
+				// Without this, a client would read part of an answer as the whole, or an empty success.
 				panic(http.ErrAbortHandler)
 			}
 			return nil

@@ -115,6 +115,8 @@ func (w *world) refusal(q *apitest.Request) want {
 		if s.live || s.deleted || w.agents[s.agent].deleted {
 			return want{http.StatusConflict, "session_not_restartable"}
 		}
+	case "getSandboxLogs":
+		return want{http.StatusNotFound, "sandbox_not_found"} // no controller runs
 	case "sendMessage", "streamMessage":
 		switch {
 		case s.tui():

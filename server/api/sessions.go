@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/oapi-codegen/nullable"
 
@@ -13,8 +14,9 @@ import (
 )
 
 type sessions struct {
-	store    *store.Store
-	sessions *session.Service
+	store        *store.Store
+	sessions     *session.Service
+	writeTimeout time.Duration // of one write to a reader of a log
 }
 
 func (h sessions) CreateSession(ctx context.Context, r gen.CreateSessionRequestObject) (gen.CreateSessionResponseObject, error) {

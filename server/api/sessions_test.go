@@ -71,6 +71,9 @@ func TestASessionIsRefusedWithTheReason(t *testing.T) {
 	resp, _, e = s.call(t, http.MethodPost, agentsPath+"/"+sdk.ID+"/session", `{"skill_ids":["1","2","3","4","5","6","7","8","9","10","11"],"title":3,"x":1}`)
 	refused(t, resp, e, 400, "invalid_request", "/skill_ids", "/title", "/x")
 
+	resp, _, e = s.call(t, http.MethodGet, "/api/v1/managed_agents/sessions?agent_id=7&status=asleep", "")
+	refused(t, resp, e, 400, "invalid_request", "query/agent_id", "query/status")
+
 	s = serve(t, func(_ *api.Options, o *session.Options) { o.Gateway.BaseURL = "" })
 	a := s.newAgent(t, `{"model":"m"}`)
 	resp, _, e = s.call(t, http.MethodPost, agentsPath+"/"+a.ID+"/session", "{}")

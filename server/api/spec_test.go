@@ -54,6 +54,7 @@ func TestLimitsInTheCodeAreThoseOfTheDocument(t *testing.T) {
 	agent := doc.Components.Schemas["AgentCreate"].Value.Properties
 	message := doc.Components.Schemas["MessageCreate"].Value.Properties
 	events := doc.Paths.Value("/api/v1/managed_agents/sessions/{session_id}/events").Get.Parameters.GetByInAndName("query", "limit")
+	tail := doc.Paths.Value("/api/v1/managed_agents/sessions/{session_id}/sandbox_logs").Get.Parameters.GetByInAndName("query", "tailLines")
 	params := doc.Components.Parameters
 	for what, c := range map[string]struct{ text, want string }{
 		"environment":  {agent["env_vars"].Value.Description, grouped(maxEnvBytes) + " bytes"},
@@ -67,6 +68,7 @@ func TestLimitsInTheCodeAreThoseOfTheDocument(t *testing.T) {
 		"clamp":        {params["Limit"].Value.Description, fmt.Sprintf("1–%d", maxLimit)},
 		"events":       {fmt.Sprint(events.Schema.Value.Default), fmt.Sprint(defaultEventLimit)},
 		"events clamp": {events.Description, fmt.Sprintf("1–%d", maxEventLimit)},
+		"log lines":    {fmt.Sprint(tail.Schema.Value.Default), fmt.Sprint(defaultTailLines)},
 		"nesting":      {doc.Info.Description, fmt.Sprintf("%d levels", maxDepth)},
 		"mask":         {doc.Components.Schemas["Agent"].Value.Properties["env_vars"].Value.Description, "`" + envMask + "`"},
 		"file type":    {doc.Components.Schemas["SandboxFileCreate"].Value.Properties["content_type"].Value.Description, defaultContentType},
@@ -88,7 +90,8 @@ func TestEveryErrorCodeIsDocumented(t *testing.T) {
 	for _, code := range []string{
 		codeInvalidJSON, codeInvalidRequest, codeUnauthorized, codeNotFound, codeMethodNotAllowed, codeTooLarge, codeUnsupportedMedia,
 		codeSessionNotReady, codeTurnInterrupted, codeHarnessIsTUI, codeTooManyTurns, codeKeyReused, codePrecondition, codeNoGateway,
-		codeHarnessUnavailable, codeDatabase, codeShuttingDown, codeInternal,
+		codeHarnessUnavailable, codeDatabase, codeShuttingDown, codeInternal, codeNotRestartable, codeExpired, codeCapacity, codeRate, codeNoSandbox,
+		codeBusy,
 	} {
 		if !strings.Contains(string(spec), "`"+code+"`") {
 			t.Errorf("%s is not in the document", code)

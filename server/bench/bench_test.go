@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/litellm-agent-platform/lap/server/servertest"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
@@ -71,12 +70,7 @@ func build(t testing.TB) string {
 	if *binary != "" {
 		return *binary
 	}
-	path := filepath.Join(t.TempDir(), "lap")
-	cmd := exec.Command("go", "build", "-o", path, "github.com/litellm-agent-platform/lap/server")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
-	}
-	return path
+	return servertest.Build(t)
 }
 
 const agents = "/api/v1/managed_agents/agents"

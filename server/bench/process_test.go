@@ -2,7 +2,6 @@ package bench_test
 
 import (
 	"bytes"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/litellm-agent-platform/lap/server/servertest"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
@@ -23,6 +23,7 @@ type server struct {
 	binary   string
 	dir      string
 	dsn      string // what LoadAgents takes
+	env      []string
 	addr     string
 	postgres *storetest.Server // nil on SQLite
 	cmd      *exec.Cmd
@@ -36,14 +37,8 @@ func newServer(t testing.TB, binary, kind string) *server {
 		s.postgres = storetest.NewServer(t, "fsync=on", "full_page_writes=on", "shared_buffers=512MB", "max_wal_size=4GB")
 		s.dsn = s.postgres.DSN()
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.addr = l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
+	s.addr = servertest.FreeAddr(t)
+	var err error
 	if s.log, err = os.Create(filepath.Join(s.dir, "log")); err != nil {
 		t.Fatal(err)
 	}
@@ -57,13 +52,14 @@ func newServer(t testing.TB, binary, kind string) *server {
 // start starts the server and returns how long its first answer took.
 func (s *server) start() time.Duration {
 	s.t.Helper()
-	s.cmd = exec.Command(s.binary, "serve")
+	s.cmd = exec.Command(s.binary, "serve", "--stop-sandboxes")
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.dir, "DATA_DIR=" + s.dir, "LISTEN_ADDR=" + s.addr, "METRICS_ADDR=off",
 		"MASTER_KEY=" + masterKey, "ENCRYPTION_KEY=bench-encryption-key-0123456789"}
 	if s.postgres != nil {
 		s.cmd.Env = append(s.cmd.Env, "DATABASE_URL="+s.dsn)
 	}
+	s.cmd.Env = append(s.cmd.Env, s.env...)
 	begun := time.Now()
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

@@ -8,7 +8,10 @@ import (
 	"strings"
 )
 
-const minKeyLength = 16
+const (
+	minKeyLength   = 16
+	maxSessionRate = 10_000 // what the database counts for each new session
+)
 
 // check refuses values that cannot work and brings the others into one form.
 func (c *Config) check(p *problems) {
@@ -31,7 +34,26 @@ func (c *Config) check(p *problems) {
 	if c.MaxConnections <= 0 {
 		p.add("MAX_CONNECTIONS", "must be more than 0")
 	}
+	c.checkSessions(p)
 	c.checkGit(p)
+}
+
+func (c *Config) checkSessions(p *problems) {
+	if c.MaxSessions < 0 {
+		p.add("MAX_SESSIONS", "must not be less than 0")
+	}
+	if c.SessionRate < 0 || c.SessionRate > maxSessionRate {
+		p.add("SESSION_RATE", "must be between 0 and %d", maxSessionRate)
+	}
+	if c.SessionRetention < 0 {
+		p.add("SESSION_RETENTION", "must not be less than 0")
+	}
+	switch {
+	case c.DataRetention < 0:
+		p.add("DATA_RETENTION", "must not be less than 0")
+	case c.DataRetention > 0 && (c.SessionRetention == 0 || c.SessionRetention > c.DataRetention):
+		p.add("DATA_RETENTION", "must not be less than SESSION_RETENTION: rows go after the workspace")
+	}
 }
 
 func (c *Config) checkListen(p *problems) {

@@ -40,6 +40,10 @@ type Config struct {
 	Runtime          string        `env:"RUNTIME" envDefault:"local" desc:"Where sandboxes run: local, as processes of this machine."`
 	StartTimeout     time.Duration `env:"START_TIMEOUT" envDefault:"10m" desc:"Time a session may take to become ready, the first installation of its harness included."`
 	ShutdownTimeout  time.Duration `env:"SHUTDOWN_TIMEOUT" envDefault:"30s" desc:"Time that requests get to end after SIGTERM."`
+	MaxSessions      int           `env:"MAX_SESSIONS" envDefault:"100" desc:"Sessions that may have a sandbox at once, on all servers of one database. Further ones are refused with 503. 0: any number."`
+	SessionRate      int           `env:"SESSION_RATE" envDefault:"600" desc:"Sessions that may be opened within a minute, on all servers of one database. Further ones are refused with 429. 0: any number."`
+	SessionRetention time.Duration `env:"SESSION_RETENTION" envDefault:"168h" desc:"How long a session that was stopped, failed, died or was suspended keeps its workspace and settings. 0: until it is deleted."`
+	DataRetention    time.Duration `env:"DATA_RETENTION" envDefault:"2160h" desc:"How long a session, its transcript and its events stay readable after its end, and a deleted agent with the last of its sessions. Not less than SESSION_RETENTION. 0: for ever."`
 	MaxConnections   int           `env:"MAX_CONNECTIONS" envDefault:"10000" desc:"Connections that are served at once. Further ones wait. Fewer if the limit of open files is lower."`
 	LogLevel         slog.Level    `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
 	LiteLLMAPIBase   string        `env:"LITELLM_API_BASE" desc:"URL of the model gateway, with or without /v1. Without it no session can be opened."`

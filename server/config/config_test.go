@@ -25,6 +25,7 @@ func TestNothingSetGivesALocalServer(t *testing.T) {
 		ListenAddr: "127.0.0.1:3000", BaseURL: "http://127.0.0.1:3000", MetricsAddr: "127.0.0.1:9464",
 		DataDir: "/home/x/.local/share/lap", HarnessDir: "/home/x/.local/share/lap/harness", Runtime: "local",
 		StartTimeout: 10 * time.Minute, ShutdownTimeout: 30 * time.Second, MaxConnections: 10_000, LogLevel: slog.LevelInfo,
+		MaxSessions: 100, SessionRate: 600, SessionRetention: 7 * 24 * time.Hour, DataRetention: 90 * 24 * time.Hour,
 		GitTokenHosts: []string{"github.com"}, RepoURLSchemes: []string{"https"}, ContainerEnv: config.SecretMap{},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -66,6 +67,7 @@ func TestAllProblemsAreReportedAtOnceWithoutValues(t *testing.T) {
 		"ALLOW_NON_LOOPBACK=bad-1", "START_TIMEOUT=bad-2", "LOG_LEVEL=bad-3", "SHUTDOWN_TIMEOUT=-1s", "MAX_CONNECTIONS=bad-14", "LISTEN_ADDR=bad-4", "METRICS_ADDR=bad-5",
 		"DATABASE_URL=mysql://bad-6", "MASTER_KEY=bad-7", "BASE_URL=bad-8", "CORS_ALLOWED_ORIGINS=*", "LITELLM_API_KEY=bad-9", "RUNTIME=bad-10",
 		"GIT_TOKEN_HOSTS=https://bad-11/", "REPO_URL_SCHEMES=ssh", "CONTAINER_ENV_=bad-12", "CONTAINER_ENV_1A=bad-13",
+		"MAX_SESSIONS=bad-15", "SESSION_RATE=-1", "SESSION_RETENTION=bad-16", "DATA_RETENTION=-1h",
 	}
 	_, err := config.Load(environ)
 	if err == nil {
@@ -78,7 +80,7 @@ func TestAllProblemsAreReportedAtOnceWithoutValues(t *testing.T) {
 	for _, name := range []string{
 		"ALLOW_NON_LOOPBACK", "START_TIMEOUT", "LOG_LEVEL", "SHUTDOWN_TIMEOUT", "MAX_CONNECTIONS", "LISTEN_ADDR", "METRICS_ADDR", "DATABASE_URL", "MASTER_KEY",
 		"ENCRYPTION_KEY", "BASE_URL", "CORS_ALLOWED_ORIGINS", "LITELLM_API_BASE", "RUNTIME", "GIT_TOKEN_HOSTS", "REPO_URL_SCHEMES",
-		"CONTAINER_ENV_", "CONTAINER_ENV_1A", "DATA_DIR",
+		"CONTAINER_ENV_", "CONTAINER_ENV_1A", "DATA_DIR", "MAX_SESSIONS", "SESSION_RATE", "SESSION_RETENTION", "DATA_RETENTION",
 	} {
 		found := false
 		for _, line := range lines {
@@ -97,6 +99,7 @@ func TestValuesThatWouldBeUnsafeAreRefused(t *testing.T) {
 		"RUNTIME=kubernetes", "MASTER_KEY=short", "ENCRYPTION_KEY=0123456789abcdef,", "ENCRYPTION_KEY=short",
 		"DATABASE_URL=postgres://h/d", "DATABASE_URL=postgres://h/d MASTER_KEY=0123456789abcdef", "LITELLM_API_BASE=http://u:p@h",
 		"LITELLM_API_BASE=http://h?x", "CORS_ALLOWED_ORIGINS=null", "CORS_ALLOWED_ORIGINS=https://a/path", "START_TIMEOUT=0s", "BASE_URL=ftp://x",
+		"MAX_SESSIONS=-1", "SESSION_RATE=10001", "SESSION_RETENTION=-1s", "DATA_RETENTION=1h", "SESSION_RETENTION=0", "DATA_RETENTION=167h",
 	} {
 		if _, err := config.Load(append(strings.Split(vars, " "), "HOME=/x")); err == nil {
 			t.Errorf("%s passes", vars)

@@ -1,7 +1,10 @@
 package demo
 
 import (
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -80,19 +83,23 @@ func (m chatMessage) text() string {
 	return strings.Join(texts, "\n")
 }
 
-func (m chatMessage) images() []string {
-	var media []string
+// images returns the media types of a message's images and the sums of their bytes.
+func (m chatMessage) images() (media, sums []string) {
 	for _, p := range m.Content {
 		if p.Type != "image_url" {
 			continue
 		}
-		kind := "by URL"
+		kind, sum := "by URL", ""
 		if rest, ok := strings.CutPrefix(p.ImageURL.URL, "data:"); ok {
-			kind, _, _ = strings.Cut(rest, ";")
+			var data string
+			kind, data, _ = strings.Cut(rest, ";base64,")
+			if b, err := base64.StdEncoding.DecodeString(data); err == nil {
+				sum = fmt.Sprintf("%x", sha256.Sum256(b))
+			}
 		}
-		media = append(media, kind)
+		media, sums = append(media, kind), append(sums, sum)
 	}
-	return media
+	return media, sums
 }
 
 func (c chatRequest) lastUser() int {
@@ -127,7 +134,8 @@ func (c chatRequest) remembered() Request {
 	for _, m := range c.Messages {
 		text := m.text()
 		text = strings.ToValidUTF8(strings.Clone(text[:min(len(text), maxText)]), "")
-		r.Messages = append(r.Messages, Message{Role: m.Role, Text: text, Images: m.images()})
+		media, sums := m.images()
+		r.Messages = append(r.Messages, Message{Role: m.Role, Text: text, Images: media, Sums: sums})
 	}
 	for _, t := range c.Tools {
 		r.Tools = append(r.Tools, t.Function.Name)
@@ -145,17 +153,29 @@ func (g *Gateway) chat(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, "[demo] model and messages are required")
 		return
 	}
-	g.remember(c.remembered())
-	a := decide(c)
+	a, asked := decide(c), c.remembered()
+	if a.times > 0 && g.before(asked) >= a.times {
+		a.status, a.end = 0, ""
+	}
+	used := usageOf(c, a)
+	if a.status == 0 && a.end == "" {
+		asked.PromptTokens, asked.CompletionTokens = used.PromptTokens, used.CompletionTokens
+	}
+	g.remember(asked)
 	reply := reply{
-		w: w, rc: http.NewResponseController(w), usage: usageOf(c, a),
+		w: w, rc: http.NewResponseController(w), usage: used,
 		head: head{ID: "chatcmpl-" + uuid.NewString(), Created: time.Now().Unix(), Model: c.Model},
 	}
 	switch {
 	case a.status != 0:
+		if a.retryAfter != "" {
+			w.Header().Set("Retry-After", a.retryAfter)
+		}
 		writeError(w, a.status, a.message)
 	case c.Stream:
 		reply.stream(r.Context(), a, c.StreamOptions.IncludeUsage)
+	case a.end != "":
+		writeError(w, http.StatusBadRequest, "[demo] CUT and HANG need a request that asks for a stream")
 	default:
 		reply.whole(r.Context(), a)
 	}

@@ -8,7 +8,11 @@
 //	CALL: <tool> <json>   the same with the offered tool whose name ends in <tool>
 //	SLOW: <n> <anything>  n pieces, one every 100 ms, at most 600
 //	THINK: <text>         reasons first, then answers
-//	FAIL: <status>        fails with that HTTP status, 400 to 599
+//	FAIL: <status> <t> <s>  fails with that HTTP status, 400 to 599, and asks to come again after s seconds (a 429 after 1)
+//	CUT: <n> <t>          n pieces, then the connection breaks
+//	HANG: <n> <t>         n pieces, then silence until the client leaves; with n 0 or left out not even a status
+//
+// The last three do so the first t times that they get the same conversation, or always if t is 0 or left out.
 //
 // Any other message is echoed, with the number and media types of its images. A word counts on the first line of a text part.
 // A request that only asks for a title gets one, whatever it quotes.
@@ -19,6 +23,7 @@ import (
 	"crypto/subtle"
 	"encoding/json"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -51,6 +56,8 @@ type Request struct {
 	Stream   bool
 	Messages []Message
 	Tools    []string // names of the tools on offer
+
+	PromptTokens, CompletionTokens int // of the answer, if it came whole
 }
 
 // Message is one message of a Request.
@@ -58,6 +65,7 @@ type Message struct {
 	Role   string
 	Text   string   // all text parts, joined by newlines; cut at 64 KiB
 	Images []string // media types, in order
+	Sums   []string // SHA-256 of the images' bytes in hexadecimal, in order; empty for one that came by URL
 }
 
 // New returns a gateway that accepts one key. An empty key accepts nobody.
@@ -103,6 +111,18 @@ func (g *Gateway) authorized(next http.HandlerFunc) http.HandlerFunc {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeError(w, http.StatusUnauthorized, "[demo] the demo gateway does not accept this key")
 	}
+}
+
+// before returns how often the same conversation came before, as far as it is remembered.
+func (g *Gateway) before(r Request) (n int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, old := range g.requests {
+		if old.KeyOK && reflect.DeepEqual(old.Messages, r.Messages) {
+			n++
+		}
+	}
+	return n
 }
 
 func (g *Gateway) remember(r Request) {

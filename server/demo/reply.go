@@ -107,6 +107,10 @@ func (r *reply) whole(ctx context.Context, a answer) {
 }
 
 func (r *reply) stream(ctx context.Context, a answer, withUsage bool) {
+	if a.end == endHang && len(a.pieces) == 0 {
+		<-ctx.Done()
+		return
+	}
 	r.head.Object = "chat.completion.chunk"
 	r.w.Header().Set("Content-Type", "text/event-stream")
 	r.w.Header().Set("Cache-Control", "no-cache")
@@ -123,6 +127,13 @@ func (r *reply) stream(ctx context.Context, a answer, withUsage bool) {
 			return
 		}
 		r.delta(message{Content: &piece}, nil)
+	}
+	switch a.end {
+	case endCut:
+		panic(http.ErrAbortHandler) // net/http then breaks the connection
+	case endHang:
+		<-ctx.Done()
+		return
 	}
 	r.delta(message{}, a.finish())
 	if withUsage {

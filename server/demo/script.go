@@ -16,14 +16,22 @@ const (
 
 // answer is what a request gets: a failure, a tool call, or pieces of text.
 type answer struct {
-	status    int // if not 0, the request fails with it
-	message   string
-	tool      string // if not empty, this tool is called
-	arguments string // of the tool, JSON
-	reasoning string
-	pieces    []string
-	pace      time.Duration // between two pieces
+	status     int    // if not 0, the request fails with it
+	times      int    // so often, then the pieces come; 0: always
+	retryAfter string // header of the failure; empty: none
+	message    string
+	tool       string // if not empty, this tool is called
+	arguments  string // of the tool, JSON
+	reasoning  string
+	pieces     []string
+	pace       time.Duration // between two pieces
+	end        string        // of the pieces: empty, cut or hang
 }
+
+const (
+	endCut  = "cut"
+	endHang = "hang"
+)
 
 func say(text string) answer { return answer{pieces: strings.SplitAfter(text, " ")} }
 
@@ -42,6 +50,8 @@ func decide(c chatRequest) answer {
 		return fail(rest)
 	case "SLOW":
 		return slow(rest)
+	case "CUT", "HANG":
+		return stop(strings.ToLower(word), rest)
 	case "THINK":
 		a := say("[demo] Thought about: " + rest)
 		a.reasoning = rest
@@ -64,7 +74,7 @@ func scriptWord(m chatMessage) (word, rest string) {
 		line, _, _ := strings.Cut(strings.TrimSpace(p.Text), "\n")
 		word, rest, found := strings.Cut(line, ":")
 		switch word {
-		case "RUN", "CALL", "SLOW", "THINK", "FAIL":
+		case "RUN", "CALL", "SLOW", "THINK", "FAIL", "CUT", "HANG":
 			if found {
 				return word, strings.TrimSpace(rest)
 			}
@@ -74,12 +84,32 @@ func scriptWord(m chatMessage) (word, rest string) {
 }
 
 func fail(rest string) answer {
-	code, _, _ := strings.Cut(rest, " ")
-	status, err := strconv.Atoi(code)
+	words := append(strings.Fields(rest), "", "", "")
+	status, err := strconv.Atoi(words[0])
 	if err != nil || status < 400 || status > 599 {
 		status = http.StatusBadRequest
 	}
-	return answer{status: status, message: fmt.Sprintf("[demo] the demo gateway fails with %d, as it was asked to", status)}
+	a := say("[demo] The demo gateway has failed often enough.")
+	a.status, a.message = status, fmt.Sprintf("[demo] the demo gateway fails with %d, as it was asked to", status)
+	a.times, _ = strconv.Atoi(words[1])
+	if seconds, err := strconv.Atoi(words[2]); err == nil {
+		a.retryAfter = strconv.Itoa(seconds)
+	} else if status == http.StatusTooManyRequests {
+		a.retryAfter = "1"
+	}
+	return a
+}
+
+// stop is a slow answer that breaks off, or none at all.
+func stop(how, rest string) answer {
+	count, times, _ := strings.Cut(rest, " ")
+	a := slow(count)
+	if count == "" || count == "0" {
+		a.pieces = nil
+	}
+	a.end = how
+	a.times, _ = strconv.Atoi(times)
+	return a
 }
 
 func slow(rest string) answer {
@@ -97,7 +127,7 @@ func slow(rest string) answer {
 
 func echo(m chatMessage) answer {
 	s := "[demo] This is the demo gateway, not a model. "
-	if media := m.images(); len(media) > 0 {
+	if media, _ := m.images(); len(media) > 0 {
 		s += fmt.Sprintf("It saw %d image(s): %s. ", len(media), strings.Join(media, ", "))
 	}
 	return say(s + "You said: " + m.text())

@@ -174,7 +174,10 @@ func (r *reconciler) sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	return r.sweepSettings(ctx)
+	if err := r.sweepSettings(ctx); err != nil {
+		return err
+	}
+	return r.retain(ctx)
 }
 
 // sweepSandbox deletes a sandbox that no live session names. A row names its sandbox before the sandbox is made.

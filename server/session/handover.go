@@ -20,6 +20,7 @@ func endsTurn(typ string) bool {
 // only to this same attempt, which runs it once.
 func (l *link) handOver(ctx context.Context) error {
 	var sent store.Turn
+	var late <-chan time.Time
 	for {
 		if err := l.abort(ctx, &sent); err != nil {
 			return err
@@ -36,7 +37,7 @@ func (l *link) handOver(ctx context.Context) error {
 					return err
 				}
 				if taken {
-					sent = store.Turn{ID: t.ID}
+					sent, late = store.Turn{ID: t.ID}, l.deadline(*t)
 					l.poke() // its end may have been asked for already
 				} else {
 					time.AfterFunc(200*time.Millisecond, l.poke)
@@ -50,8 +51,45 @@ func (l *link) handOver(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-l.wake:
+		case <-late:
+			if err := l.expire(ctx, sent.ID); err != nil {
+				return err
+			}
 		}
 	}
+}
+
+// deadline fires when the turn has taken too long.
+func (l *link) deadline(t store.Turn) <-chan time.Time {
+	if t.HandedAt == nil {
+		return nil
+	}
+	return time.After(time.Until(t.HandedAt.Add(l.r.c.o.turnTimeout())))
+}
+
+// DefaultTurnTimeout bounds a turn that nothing else ends: a harness whose tool or model goes round in circles. It is longer than
+// any turn that makes progress, for its end is a failure.
+const DefaultTurnTimeout = 6 * time.Hour
+
+func (o Options) turnTimeout() time.Duration {
+	if o.TurnTimeout > 0 {
+		return o.TurnTimeout
+	}
+	return DefaultTurnTimeout
+}
+
+// expire asks for the end of a turn that has taken too long. What it may still say by itself comes first.
+func (l *link) expire(ctx context.Context, turnID string) error {
+	return l.observe(ctx, func(tx *store.SessionTx) error {
+		t, err := tx.Turn(turnID)
+		if err != nil || t.Status != Handed || t.Attempt != l.attempt || t.Abort {
+			return err
+		}
+		name := TurnTimeout
+		message := fmt.Sprintf("the turn did not end within %s, so it was ended", l.r.c.o.turnTimeout())
+		t.Abort, t.ErrorName, t.ErrorMessage = true, &name, &message
+		return tx.SaveTurn(&t)
+	})
 }
 
 // abort passes on that the end of the turn that was sent is asked for, once.

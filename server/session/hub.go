@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/litellm-agent-platform/lap/store"
@@ -14,8 +15,10 @@ import (
 const Heartbeat = 15 * time.Second
 
 const (
-	replayPage = 500
-	subBacklog = 64 // batches a subscriber may be behind before it goes back to the store
+	replayPage = 500     // events read at once,
+	pageBytes  = 1 << 20 // unless they are larger than this
+	subBacklog = 64      // batches a subscriber may be behind before it goes back to the store
+	subBytes   = 4 << 20 // and their size, unless it is one batch
 	timeLayout = "2006-01-02T15:04:05.000Z07:00"
 )
 
@@ -65,7 +68,31 @@ type topic struct {
 	pumping  bool
 }
 
-type sub struct{ frames chan []Frame } // closed when the subscriber was too slow
+// sub is a subscriber of a topic.
+type sub struct {
+	frames chan []Frame // closed when the subscriber was too slow
+	behind atomic.Int64 // bytes in frames
+}
+
+// offer gives the subscriber a batch if it is not too far behind.
+func (s *sub) offer(frames []Frame, size int64) bool {
+	if behind := s.behind.Add(size); behind > subBytes && behind > size {
+		return false
+	}
+	select {
+	case s.frames <- frames:
+		return true
+	default:
+		return false
+	}
+}
+
+func sizeOf(frames []Frame) (n int64) {
+	for _, f := range frames {
+		n += int64(len(f.Event))
+	}
+	return n
+}
 
 func newHub(s *store.Store, closing <-chan struct{}) *hub {
 	return &hub{store: s, closing: closing, topics: map[string]*topic{}}
@@ -186,7 +213,7 @@ func (h *hub) fanOut(ctx context.Context, id string, t *topic, stop chan struct{
 	h.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	frames, err := h.load(ctx, id, after)
+	frames, more, err := h.load(ctx, id, after)
 	if err != nil {
 		// The database is away; try again until it is back or nobody listens.
 		select {
@@ -203,19 +230,18 @@ func (h *hub) fanOut(ctx context.Context, id string, t *topic, stop chan struct{
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	t.last = frames[len(frames)-1].Seq
+	size := sizeOf(frames)
 	for s := range t.subs {
-		select {
-		case s.frames <- frames:
-		default:
+		if !s.offer(frames, size) {
 			close(s.frames)
 			delete(t.subs, s)
 		}
 	}
-	return len(frames) == replayPage
+	return more
 }
 
-func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, error) {
-	events, err := h.store.Events(ctx, id, after, replayPage)
+func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, bool, error) {
+	events, more, err := h.store.EventsWithin(ctx, id, after, replayPage, pageBytes)
 	frames := make([]Frame, len(events))
 	for i, e := range events {
 		frames[i] = Frame{Seq: e.Seq, Type: e.Type, Event: EncodeEvent(e)}
@@ -223,7 +249,7 @@ func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, error)
 			frames[i].TurnID = *e.TurnID
 		}
 	}
-	return frames, err
+	return frames, more, err
 }
 
 // Follow emits a session's events after a cursor, first from the store and then live, each exactly once and in order, until ctx
@@ -248,7 +274,7 @@ var errBehind = errors.New("subscriber is behind")
 
 func (s *Service) follow(ctx context.Context, id string, after, from int64, sb *sub, emit func([]Frame) error) (int64, error) {
 	for after < from {
-		frames, err := s.hub.load(ctx, id, after)
+		frames, _, err := s.hub.load(ctx, id, after)
 		if err != nil {
 			return after, err
 		}
@@ -276,6 +302,7 @@ func (s *Service) follow(ctx context.Context, id string, after, from int64, sb *
 			if !ok {
 				return after, errBehind
 			}
+			sb.behind.Add(-sizeOf(frames))
 			for len(frames) > 0 && frames[0].Seq <= after {
 				frames = frames[1:]
 			}

@@ -48,7 +48,8 @@ func (r *reconciler) rest(ctx context.Context, s store.Session) error {
 // suspend writes that a session has no sandbox until it is woken; reason says what went wrong, if anything did.
 func suspend(tx *store.SessionTx, reason *string) {
 	s := tx.Session
-	s.Desired, s.SandboxState, s.FailureReason, s.Settled = wantSuspended, sandboxSuspended, reason, false
+	now := tx.Now()
+	s.Desired, s.SandboxState, s.FailureReason, s.Settled, s.SuspendedAt = wantSuspended, sandboxSuspended, reason, false, &now
 	appendStatus(tx)
 }
 

@@ -126,6 +126,9 @@ func ingestEnd(tx *store.SessionTx, rec sandboxd.Record, t *store.Turn) error {
 		status = TurnFailed
 		r = sandboxd.TurnResult{Error: &sandboxd.TurnError{Name: "bad_result", Message: "the sandbox sent a result that cannot be read"}}
 	}
+	if status == TurnAborted && t.ErrorName != nil && t.ErrorMessage != nil { // it took too long
+		status, r.Error = TurnFailed, &sandboxd.TurnError{Name: *t.ErrorName, Message: *t.ErrorMessage}
+	}
 	if status != TurnCompleted && r.Error == nil {
 		r.Error = &sandboxd.TurnError{Name: status, Message: "the turn was " + status}
 	}

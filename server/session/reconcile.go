@@ -46,18 +46,19 @@ func (r *reconciler) reconcile(ctx context.Context, id string) error {
 	return err
 }
 
-// update changes a session if it is still in the status, attempt and sandbox it was read in.
+// update changes a session if it is still in the status, attempt and sandbox it was read in, and has not expired since.
 func (r *reconciler) update(ctx context.Context, seen store.Session, fn func(*store.SessionTx) error) error {
 	return r.c.o.Store.Observe(ctx, r.lease, seen.ID, func(tx *store.SessionTx) error {
 		s := tx.Session
-		if s.Status != seen.Status || s.Attempt != seen.Attempt || s.SandboxID != seen.SandboxID || s.Desired != seen.Desired {
+		if s.Status != seen.Status || s.Attempt != seen.Attempt || s.SandboxID != seen.SandboxID || s.Desired != seen.Desired ||
+			(s.ExpiredAt == nil) != (seen.ExpiredAt == nil) {
 			return errStale
 		}
 		return fn(tx)
 	})
 }
 
-// cleanUp removes what an ended session leaves. Workspace and settings stay unless it is deleted.
+// cleanUp removes what an ended session leaves. Workspace and settings stay unless it is deleted or expired.
 func (r *reconciler) cleanUp(ctx context.Context, s store.Session) error {
 	r.c.unlink(s.ID)
 	if s.SandboxID != "" {
@@ -65,7 +66,7 @@ func (r *reconciler) cleanUp(ctx context.Context, s store.Session) error {
 			return fmt.Errorf("delete sandbox: %w", err)
 		}
 	}
-	if s.Desired == wantDeleted {
+	if s.Desired == wantDeleted || s.ExpiredAt != nil {
 		if err := r.c.o.Runtime.DeleteWorkspace(ctx, s.ID); err != nil {
 			return fmt.Errorf("delete workspace: %w", err)
 		}
@@ -102,12 +103,17 @@ func (r *reconciler) assign(ctx context.Context, s store.Session) error {
 			return fmt.Errorf("delete sandbox of an earlier attempt: %w", err)
 		}
 	}
+	if s.ExpiredAt != nil {
+		if err := r.c.o.Runtime.DeleteWorkspace(ctx, s.ID); err != nil {
+			return fmt.Errorf("delete expired workspace: %w", err)
+		}
+	}
 	keyID, _, err := callerKey(r.c.o.Keyring, "")
 	if err != nil {
 		return err
 	}
 	return r.update(ctx, s, func(tx *store.SessionTx) error {
-		tx.Session.SandboxID, tx.Session.KeyID, tx.Session.LogN = uuid.NewString(), keyID, 0
+		tx.Session.SandboxID, tx.Session.KeyID, tx.Session.LogN, tx.Session.ExpiredAt = uuid.NewString(), keyID, 0, nil
 		setPhase(tx, phases[0], "", 0)
 		return nil
 	})

@@ -33,6 +33,8 @@ var (
 	ErrHarness   = errors.New("this server cannot run the agent's harness")
 	ErrRestart   = errors.New("the session cannot be restarted while it is creating, nor when it or its agent was deleted")
 	ErrClosing   = errors.New("the server is shutting down")
+	ErrExpired   = errors.New("the session's env_vars have expired with its workspace, so it cannot be restarted; open another session")
+	ErrNoSandbox = errors.New("the session has no sandbox")
 	ErrPrompt    = fmt.Errorf("with its skills the prompt would have more than %d characters", skill.MaxPrompt)
 )
 
@@ -71,6 +73,7 @@ const (
 const (
 	TurnInterrupted = "turn_interrupted"  // its sandbox or harness was lost in the middle
 	TurnNotReady    = "session_not_ready" // the session ended before its turn came
+	TurnTimeout     = "turn_timeout"      // it took too long
 )
 
 // Options are the parts a Service and a Controller work with.
@@ -87,6 +90,14 @@ type Options struct {
 	GitProtocols []string          // protocols git may use, e.g. https
 	StartTimeout time.Duration     // from the start of an attempt until it must be ready
 	Logger       *slog.Logger
+
+	MaxSessions      int           // sessions that may have a sandbox at once; 0: any number
+	SessionRate      int           // sessions that may be opened within a minute; 0: any number
+	SessionRetention time.Duration // how long a session without a sandbox keeps workspace and settings; 0: until it is deleted
+	DataRetention    time.Duration // how long the rows of a session stay after its end; 0: for ever
+	Isolated         bool          // the runtime's sandboxes cannot harm its machine
+	EgressEnforced   bool          // the runtime holds sandboxes to what agents may reach
+	TurnTimeout      time.Duration // for a turn once it was handed over; 0: DefaultTurnTimeout
 }
 
 // Service is what users ask for.
@@ -127,7 +138,7 @@ type CreateParams struct {
 }
 
 // Create stores a session, status creating. Its settings are stored before its row, so that a row is never without them.
-// Errors: store.ErrNotFound for the agent, ErrNoGateway, ErrHarness, ErrPrompt.
+// Errors: store.ErrNotFound for the agent, ErrNoGateway, ErrHarness, ErrPrompt, ErrCapacity, ErrRate.
 func (s *Service) Create(ctx context.Context, p CreateParams) (store.Session, error) {
 	own, err := s.o.Store.SkillVersions(ctx, p.Skills)
 	if err != nil {
@@ -179,11 +190,12 @@ func (s *Service) insert(ctx context.Context, p CreateParams, agent store.Agent)
 			return errAgentChanged
 		}
 		appendStatus(tx)
-		if p.InitialPrompt == nil {
-			return nil
+		if p.InitialPrompt != nil {
+			if _, err := addTurn(tx, Message{Parts: []sandboxd.InputPart{{Type: "text", Text: p.InitialPrompt}}}, nil); err != nil {
+				return err
+			}
 		}
-		_, err := addTurn(tx, Message{Parts: []sandboxd.InputPart{{Type: "text", Text: p.InitialPrompt}}}, nil)
-		return err
+		return s.o.admit(tx, true)
 	})
 	if err != nil && sess.HasSettings {
 		clean, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
@@ -219,8 +231,8 @@ func (s *Service) Stop(ctx context.Context, id string) (sess store.Session, err 
 	return sess, err
 }
 
-// Restart gives a session a new sandbox, as a new attempt. ErrRestart if it cannot have one, ErrNoGateway; store.ErrNotFound if it
-// never existed.
+// Restart gives a session a new sandbox, as a new attempt. ErrRestart or ErrExpired if it cannot have one, ErrNoGateway, ErrCapacity;
+// store.ErrNotFound if it never existed.
 func (s *Service) Restart(ctx context.Context, id string) (sess store.Session, err error) {
 	if sess, err = s.o.Store.GetSession(ctx, id); err != nil {
 		return sess, err
@@ -238,12 +250,19 @@ func (s *Service) Restart(ctx context.Context, id string) (sess store.Session, e
 		if tx.Session.Status == Creating || tx.Session.Desired == wantDeleted {
 			return ErrRestart
 		}
+		if tx.Session.ExpiredAt != nil && tx.Session.HasSettings {
+			return ErrExpired
+		}
 		if err := interruptTurns(tx, "the session was restarted"); err != nil {
 			return err
 		}
+		placed := hasPlace(tx.Session)
 		begin(tx)
 		sess = *tx.Session
-		return nil
+		if placed {
+			return nil
+		}
+		return s.o.admit(tx, false)
 	})
 	return sess, err
 }
@@ -261,13 +280,13 @@ func nextAttempt(tx *store.SessionTx, sandboxState string) {
 	s.Attempt++
 	s.Desired, s.SandboxState, s.Settled = wantRunning, sandboxState, false
 	s.Phase, s.PhaseDetail, s.FailureReason = &phase, nil, nil
-	s.SandboxID, s.AttemptStartedAt, s.LastSeenAt = "", now, &now
+	s.SandboxID, s.AttemptStartedAt, s.LastSeenAt, s.SuspendedAt = "", now, &now, nil
 }
 
 func appendAttempt(tx *store.SessionTx) {
 	s := tx.Session
 	tx.Append(store.NewEvent{Type: "session.status", Data: map[string]any{
-		"status": s.Status, "sandbox_state": s.SandboxState, "failure_reason": nil, "attempt": s.Attempt, "workspace": "kept",
+		"status": s.Status, "sandbox_state": s.SandboxState, "failure_reason": nil, "attempt": s.Attempt, "workspace": workspaceOf(s),
 	}})
 }
 

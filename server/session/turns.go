@@ -21,7 +21,7 @@ type Message struct {
 }
 
 // Send stores a turn, queued, and wakes a suspended session. With a key that the session knows it returns that turn instead.
-// Errors: store.ErrNotFound, ErrEnded, ErrTUI, ErrQueueFull, store.ErrKeyReused, ErrNoGateway.
+// Errors: store.ErrNotFound, ErrEnded, ErrTUI, ErrQueueFull, store.ErrKeyReused, ErrNoGateway, ErrCapacity.
 func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.Turn, error) {
 	var turn store.Turn
 	err := s.o.Store.Session(ctx, sessionID, func(tx *store.SessionTx) error {
@@ -53,6 +53,7 @@ func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.
 		var err error
 		if turn, err = addTurn(tx, m, digest); err == nil && suspended {
 			wake(tx)
+			err = s.o.admit(tx, false)
 		}
 		return err
 	})
@@ -180,7 +181,7 @@ func Reply(t store.Turn) (Info, []sandboxd.OutputPart, error) {
 	if t.HandedAt != nil && t.EndedAt != nil {
 		info.DurationMs = t.EndedAt.Sub(*t.HandedAt).Milliseconds()
 	}
-	if t.ErrorName != nil && t.ErrorMessage != nil {
+	if t.EndedAt != nil && t.ErrorName != nil && t.ErrorMessage != nil {
 		info.Error = &sandboxd.TurnError{Name: *t.ErrorName, Message: *t.ErrorMessage}
 	}
 	if len(t.Result) == 0 {
@@ -236,6 +237,7 @@ func endTurn(tx *store.SessionTx, t *store.Turn, status string, r sandboxd.TurnR
 	if r.Model != nil {
 		t.Model = r.Model
 	}
+	t.ErrorName, t.ErrorMessage = nil, nil
 	if r.Error != nil {
 		t.ErrorName, t.ErrorMessage = &r.Error.Name, &r.Error.Message
 	}
@@ -245,6 +247,9 @@ func endTurn(tx *store.SessionTx, t *store.Turn, status string, r sandboxd.TurnR
 	info, _, err := Reply(*t)
 	if err != nil {
 		return err
+	}
+	if t.HandedAt != nil {
+		tx.Compact(*t)
 	}
 	tx.Append(store.NewEvent{Type: "turn." + status, TurnID: &t.ID, Attempt: tx.Session.Attempt, N: n, Data: map[string]any{"info": info}})
 	return nil

@@ -117,7 +117,7 @@ func (tr *Transport) check(r *http.Request, resp *http.Response) error {
 		Status:                 resp.StatusCode, Header: resp.Header,
 		Options: &openapi3filter.Options{
 			IncludeResponseStatus: true, MultiError: true, SchemaValidationOptions: formats,
-			ExcludeResponseBody: media == "text/event-stream" || media == "application/yaml",
+			ExcludeResponseBody: media == "text/event-stream" || media == "text/plain" || media == "application/yaml",
 		},
 	}
 	if input.Options.ExcludeResponseBody {

@@ -22,6 +22,7 @@ CREATE INDEX agents_harness_created    ON agents (harness_id, created_at, id) WH
 CREATE INDEX agents_harness_name       ON agents (harness_id, name_up, id) WHERE deleted_at IS NULL;
 CREATE INDEX agents_harness_name_down  ON agents (harness_id, name_down, id) WHERE deleted_at IS NULL;
 CREATE INDEX agents_harness_sessions   ON agents (harness_id, session_count, id) WHERE deleted_at IS NULL;
+CREATE INDEX agents_deleted          ON agents (deleted_at) WHERE deleted_at IS NOT NULL;
 
 CREATE TABLE agent_versions (
     agent_id           TEXT    NOT NULL REFERENCES agents (id),
@@ -99,6 +100,8 @@ CREATE TABLE sessions (
     ready_at           INTEGER,
     last_seen_at       INTEGER,
     stopped_at         INTEGER,
+    suspended_at       INTEGER, -- since when it has been suspended
+    expired_at         INTEGER, -- since when its workspace and settings are to be gone
     deleted_at         INTEGER,
     FOREIGN KEY (agent_id, agent_version) REFERENCES agent_versions (agent_id, version)
 );
@@ -107,6 +110,9 @@ CREATE INDEX sessions_of_agent ON sessions (agent_id, created_at DESC, id DESC);
 CREATE INDEX sessions_by_status ON sessions (status, created_at DESC, id DESC);
 CREATE INDEX sessions_live ON sessions (agent_id) WHERE status IN ('creating', 'ready');
 CREATE INDEX sessions_unsettled ON sessions (id) WHERE NOT settled;
+CREATE INDEX sessions_placed ON sessions (id) WHERE status IN ('creating', 'ready') AND desired = 'running';
+CREATE INDEX sessions_kept ON sessions (COALESCE(stopped_at, suspended_at)) WHERE expired_at IS NULL AND desired <> 'deleted';
+CREATE INDEX sessions_ended ON sessions (stopped_at) WHERE stopped_at IS NOT NULL;
 
 CREATE TABLE turns (
     id                 TEXT    PRIMARY KEY,
