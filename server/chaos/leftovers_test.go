@@ -11,6 +11,9 @@ import (
 // leftoverTime is how long what nobody needs any more may stay.
 const leftoverTime = 30 * time.Second
 
+// rowlessTime is how long settings may stay that no session has, the time until they are looked for included.
+const rowlessTime = 10 * time.Minute
+
 // nothingLeft checks that sessions that were deleted left neither files nor processes.
 func (w *world) nothingLeft(ids []string) {
 	var left []string
@@ -73,7 +76,12 @@ func (w *world) allGone() {
 		for _, dir := range []string{"sandboxes", "sessions", "settings"} {
 			found, _ := filepath.Glob(filepath.Join(w.data, dir, "*"))
 			hidden, _ := filepath.Glob(filepath.Join(w.data, dir, ".*"))
-			left = append(append(left, found...), hidden...)
+			for _, path := range append(found, hidden...) {
+				// A server that was killed in a create leaves settings without a row, which it keeps for five minutes.
+				if info, err := os.Stat(path); dir != "settings" || err == nil && time.Since(info.ModTime()) > rowlessTime {
+					left = append(left, path)
+				}
+			}
 		}
 		if len(left) == 0 {
 			return
