@@ -209,7 +209,9 @@ func (l *listener) follow(opened chan<- struct{}) {
 	defer l.quit()
 	live := time.Now()
 	for !l.over && l.err == nil {
-		l.err = l.next(in, live)
+		if err := l.next(in, live); err != nil {
+			l.err = err
+		}
 	}
 }
 
