@@ -87,10 +87,8 @@ type joinedRow struct {
 }
 
 const (
-	joinedColumns = `a.id, v.version, v.model, v.name, v.prompt, v.requirements, v.repo_url, v.branch,
-		v.pfp_url, v.mcp_servers, v.allow_out, v.deny_out, v.skills, v.env_sealed, v.files,
-		v.idle_timeout_ms, v.created_at, a.harness_id, a.created_at`
-	currentAgent = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
+	joinedColumns = "a.id, a.harness_id, a.created_at" + versionColumns
+	currentAgent  = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version
 		WHERE a.id = ? AND a.deleted_at IS NULL`
 	agentOfVersion = `SELECT ` + joinedColumns + ` FROM agents a JOIN agent_versions v ON v.agent_id = a.id
 		WHERE a.id = ? AND v.version = ?`
@@ -159,12 +157,30 @@ func (s *Store) oneAgent(ctx context.Context, id, query string, args ...any) (Ag
 
 // columns is where joinedColumns are read to. gorm's own reading of rows costs as much as the query.
 func (r *joinedRow) columns() []any {
-	v := &r.Version
+	return append([]any{&r.Version.AgentID, &r.HarnessID, &r.AgentCreatedAt}, r.Version.columns()...)
+}
+
+// columns is where versionColumns are read to.
+func (v *versionRow) columns() []any {
 	return []any{
-		&v.AgentID, &v.Version, &v.Model, &v.Name, &v.Prompt, &v.Requirements, &v.RepoURL, &v.Branch,
-		&v.PfpURL, &v.McpServers, &v.AllowOut, &v.DenyOut, &v.Skills, &v.EnvSealed, &v.Files,
-		&v.IdleTimeoutMs, &v.CreatedAt, &r.HarnessID, &r.AgentCreatedAt,
+		&v.Version, &v.Model, &v.Name, &v.Prompt, &v.Requirements, &v.RepoURL, &v.Branch, &v.PfpURL, &v.McpServers, &v.AllowOut,
+		&v.DenyOut, &v.Skills, &v.EnvSealed, &v.Files, &v.IdleTimeoutMs, &v.CreatedAt,
 	}
+}
+
+// CurrentVersion returns the number of the current version of an agent that is
+// not deleted.
+func (s *Store) CurrentVersion(ctx context.Context, id string) (version int32, err error) {
+	if !validID(id) {
+		return 0, fmt.Errorf("get version of agent: %w", ErrNotFound)
+	}
+	err = s.query(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT version FROM agents WHERE id = ? AND deleted_at IS NULL", id).Row().Scan(&version)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("get version of agent: %w", err)
+	}
+	return version, nil
 }
 
 func (s *Store) newVersionRow(a Agent) (versionRow, error) {

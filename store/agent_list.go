@@ -21,9 +21,9 @@ type AgentPage struct {
 
 // AgentRow is an agent in a list. SessionCount is the number of sessions ever
 // created. HasActive: one of its sessions is creating or ready. Wide: its
-// configuration takes more than 64 KiB, or is beyond the 8 MiB of a page; of
-// Agent only ID, Version, HarnessID and CreatedAt are set, and GetAgentVersion
-// has the rest.
+// configuration takes more than 64 KiB, or is beyond the 8 MiB of a page, or
+// only heads were asked for; of Agent only ID, Version, HarnessID and CreatedAt
+// are set, and GetAgentVersion has the rest, which never changes.
 type AgentRow struct {
 	Agent
 	SessionCount int64
@@ -31,7 +31,7 @@ type AgentRow struct {
 	Wide         bool
 }
 
-// listedRow is what listedColumns are read to.
+// listedRow is what headColumns and versionColumns are read to.
 type listedRow struct {
 	joinedRow
 	version      int32
@@ -40,8 +40,12 @@ type listedRow struct {
 	hasActive    bool
 }
 
-func (r *listedRow) scan(rows *sql.Rows) error {
-	columns := append(r.columns(), &r.version, &r.sessionCount, &r.sortKey, &r.hasActive)
+func (r *listedRow) scan(rows *sql.Rows, heads bool) error {
+	head := []any{&r.Version.AgentID, &r.HarnessID, &r.AgentCreatedAt, &r.version, &r.sessionCount, &r.sortKey, &r.hasActive}
+	if heads {
+		return rows.Scan(head...)
+	}
+	columns := r.Version.columns()
 	for i, c := range columns {
 		switch c := c.(type) { // a wide row has no version
 		case *string:
@@ -52,7 +56,7 @@ func (r *listedRow) scan(rows *sql.Rows) error {
 			columns[i] = orZero[int64]{c}
 		}
 	}
-	return rows.Scan(columns...)
+	return rows.Scan(append(head, columns...)...)
 }
 
 // orZero reads NULL as zero.
@@ -131,7 +135,7 @@ func (q AgentQuery) read(db *gorm.DB, p PageRequest) ([]listedRow, error) {
 	list := make([]listedRow, 0, min(p.limit()+1, 256))
 	for rows.Next() {
 		var row listedRow
-		if err := row.scan(rows); err != nil {
+		if err := row.scan(rows, q.Heads); err != nil {
 			return nil, err
 		}
 		if kept += row.Version.size(); kept > pageBytes {
@@ -163,6 +167,8 @@ type AgentQuery struct {
 	// id. Valid UTF-8 without NUL; empty matches all.
 	Search    string
 	HarnessID string // empty: any
+	// Heads leaves out configurations, which makes the list cheap.
+	Heads bool
 }
 
 // newest: the order of all other lists too.

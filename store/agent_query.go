@@ -18,8 +18,10 @@ func (st *statement) add(sql string, args ...any) {
 
 const (
 	// EXISTS instead of LIMIT 1 would let Postgres read all live sessions at once.
-	listedColumns = joinedColumns + `, a.version, a.session_count, a.sort_key,
+	headColumns = `a.id, a.harness_id, a.created_at, a.version, a.session_count, a.sort_key,
 		(SELECT 1 FROM sessions s WHERE s.agent_id = a.id AND s.status IN ('creating', 'ready') LIMIT 1) IS NOT NULL`
+	versionColumns = `, v.version, v.model, v.name, v.prompt, v.requirements, v.repo_url, v.branch, v.pfp_url, v.mcp_servers, v.allow_out,
+		v.deny_out, v.skills, v.env_sealed, v.files, v.idle_timeout_ms, v.created_at`
 
 	// currentUnlessWide leaves out large configurations, which are read when it is their turn.
 	currentUnlessWide = ` LEFT JOIN agent_versions v ON v.agent_id = a.id AND v.version = a.version AND
@@ -41,7 +43,11 @@ func (q AgentQuery) page(p PageRequest) statement {
 		return " ORDER BY " + column + direction + ", a.id" + direction
 	}
 	var st statement
-	st.add("SELECT " + listedColumns + " FROM (SELECT a.id, a.version, a.harness_id, a.created_at, a.session_count, " +
+	columns, join := headColumns, ""
+	if !q.Heads {
+		columns, join = headColumns+versionColumns, currentUnlessWide
+	}
+	st.add("SELECT " + columns + " FROM (SELECT a.id, a.version, a.harness_id, a.created_at, a.session_count, " +
 		q.column() + " AS sort_key FROM agents a WHERE ")
 	q.where(&st)
 	if p.After != nil {
@@ -58,7 +64,7 @@ func (q AgentQuery) page(p PageRequest) statement {
 	if p.Offset > 0 {
 		st.add(" OFFSET " + strconv.Itoa(p.Offset))
 	}
-	st.add(") a" + currentUnlessWide + order("a.sort_key"))
+	st.add(") a" + join + order("a.sort_key"))
 	return st
 }
 

@@ -25,6 +25,7 @@ type agents struct {
 	store    *store.Store
 	sessions *session.Service
 	log      *slog.Logger
+	cache    *agentCache
 }
 
 func (h agents) CreateAgent(ctx context.Context, r gen.CreateAgentRequestObject) (gen.CreateAgentResponseObject, error) {
@@ -49,14 +50,20 @@ func (h agents) CreateAgent(ctx context.Context, r gen.CreateAgentRequestObject)
 }
 
 func (h agents) GetAgent(ctx context.Context, r gen.GetAgentRequestObject) (gen.GetAgentResponseObject, error) {
+	if len(r.Params.Expand) == 0 {
+		version, err := h.store.CurrentVersion(ctx, r.AgentID)
+		if err != nil {
+			return nil, orNotFound(err, agentNotFound(r.AgentID))
+		}
+		body, err := h.encoded(ctx, agentKey{r.AgentID, version})
+		return encodedAgent{body, version}, err
+	}
 	a, err := h.store.GetAgent(ctx, r.AgentID)
 	if err != nil {
 		return nil, orNotFound(err, agentNotFound(r.AgentID))
 	}
 	answer := agentAnswer(a)
-	if len(r.Params.Expand) > 0 {
-		h.log.Info("secrets revealed", "agent_id", a.ID, "expand", r.Params.Expand, "request_id", requestID(ctx))
-	}
+	h.log.Info("secrets revealed", "agent_id", a.ID, "expand", r.Params.Expand, "request_id", requestID(ctx))
 	if slices.Contains(r.Params.Expand, gen.GetAgentParamsExpandEnvVars) {
 		answer.EnvVars = a.EnvVars
 	}
@@ -81,36 +88,62 @@ func (h agents) ListAgents(ctx context.Context, r gen.ListAgentsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	rows, err := h.store.ListAgents(ctx, q, p.request)
+	q.Heads = true
+	heads, err := h.store.ListAgents(ctx, q, p.request)
 	if err != nil {
 		return nil, err
 	}
+	if h.cache.lacks(heads.Rows) {
+		q.Heads, p.request.Total = false, false
+		whole, err := h.store.ListAgents(ctx, q, p.request)
+		if err != nil {
+			return nil, err
+		}
+		for _, row := range whole.Rows {
+			if !row.Wide {
+				if _, err := h.keep(row.Agent); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
 	return agentPage{
-		Data: h.listed(ctx, rows.Rows), Limit: p.limit, Offset: p.offset,
-		Total: orNull(rows.Total), NextCursor: encodeCursor(rows.Next),
+		Data: h.listed(ctx, heads.Rows), Limit: p.limit, Offset: p.offset,
+		Total: orNull(heads.Total), NextCursor: encodeCursor(heads.Next),
 	}, nil
 }
 
-// listed reads one wide row at a time: prompts can make a page 200 MB.
+// listed reads one agent at a time: prompts can make a page 200 MB.
 func (h agents) listed(ctx context.Context, rows []store.AgentRow) eachAgent {
-	return func(yield func(gen.Agent, error) bool) {
-		for i := range rows {
-			row := &rows[i]
-			a := row.Agent
-			if row.Wide {
-				var err error
-				if a, err = h.store.GetAgentVersion(ctx, row.ID, row.Version); err != nil {
-					yield(gen.Agent{}, err)
-					return
-				}
-			}
-			answer := agentAnswer(a)
-			answer.SessionCount, answer.HasActiveSession = &row.SessionCount, &row.HasActive
-			if !yield(answer, nil) {
+	return func(yield func(listedAgent, error) bool) {
+		for _, row := range rows {
+			body, err := h.encoded(ctx, agentKey{row.ID, row.Version})
+			if !yield(listedAgent{body, row.SessionCount, row.HasActive}, err) {
 				return
 			}
 		}
 	}
+}
+
+// encoded is a version of an agent as JSON.
+func (h agents) encoded(ctx context.Context, k agentKey) ([]byte, error) {
+	if body := h.cache.get(k); body != nil {
+		return body, nil
+	}
+	a, err := h.store.GetAgentVersion(ctx, k.id, k.version)
+	if err != nil {
+		return nil, orNotFound(err, agentNotFound(k.id))
+	}
+	return h.keep(a)
+}
+
+func (h agents) keep(a store.Agent) ([]byte, error) {
+	body, err := encode(agentAnswer(a))
+	if err != nil {
+		return nil, err
+	}
+	h.cache.put(agentKey{a.ID, a.Version}, body)
+	return body, nil
 }
 
 func agentQuery(p gen.ListAgentsParams) (store.AgentQuery, error) {

@@ -61,7 +61,7 @@ func New(o Options) (*API, error) {
 	}
 	o.defaults()
 	a := &API{
-		agents:   agents{store: o.Store, sessions: o.Sessions, log: o.Logger},
+		agents:   agents{store: o.Store, sessions: o.Sessions, log: o.Logger, cache: &agentCache{}},
 		skills:   skills{store: o.Store},
 		sessions: sessions{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
 		messages: messages{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,11 +14,9 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/oapi-codegen/nullable"
-
-	"github.com/litellm-agent-platform/lap/gen"
 )
 
-// agentPage is a gen.AgentList that is read as it is encoded, and written as it is encoded.
+// agentPage is a list of agents that is read as it is encoded, and written as it is encoded.
 type agentPage struct {
 	Data       eachAgent                 `json:"data"`
 	Limit      int                       `json:"limit"`
@@ -26,7 +25,14 @@ type agentPage struct {
 	Total      nullable.Nullable[int64]  `json:"total"`
 }
 
-type eachAgent = iter.Seq2[gen.Agent, error]
+type eachAgent = iter.Seq2[listedAgent, error]
+
+// listedAgent is an agent as JSON, and what only lists tell of it.
+type listedAgent struct {
+	agent    []byte
+	sessions int64
+	active   bool
+}
 
 // VisitListAgentsResponse writes the page.
 func (p agentPage) VisitListAgentsResponse(w http.ResponseWriter) error {
@@ -48,6 +54,13 @@ func writeJSON(w http.ResponseWriter, status int, v any) error {
 	return e.flush()
 }
 
+// encode is v as JSON.
+func encode(v any) ([]byte, error) {
+	e := encoder{whole: true}
+	err := e.value(reflect.ValueOf(v))
+	return e.buf, err
+}
+
 const flushAt = 32 << 10 // bytes
 
 // encoder writes what encoding/json writes, but for its escapes of HTML. The library makes JSON of each nullable field by itself
@@ -56,6 +69,7 @@ type encoder struct {
 	w     io.Writer
 	begin func() // before the first write
 	begun bool
+	whole bool // never written, kept in buf
 	buf   []byte
 }
 
@@ -87,6 +101,11 @@ func (e *encoder) value(v reflect.Value) error {
 		}
 		return e.value(v.Elem())
 	case reflect.Struct:
+		if a, ok := v.Interface().(listedAgent); ok {
+			e.buf = append(e.buf, bytes.TrimSuffix(a.agent, []byte("}"))...)
+			e.buf = fmt.Appendf(e.buf, `,"has_active_session":%t,"session_count":%d}`, a.active, a.sessions)
+			return nil
+		}
 		return e.object(v)
 	case reflect.Slice:
 		if v.Type().Elem().Kind() != reflect.Uint8 && !v.IsNil() {
@@ -141,7 +160,7 @@ func (e *encoder) list(values iter.Seq2[reflect.Value, error]) error {
 		if err := e.value(v); err != nil {
 			return err
 		}
-		if len(e.buf) >= flushAt {
+		if len(e.buf) >= flushAt && !e.whole {
 			if err := e.flush(); err != nil {
 				return err
 			}
