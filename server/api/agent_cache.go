@@ -81,6 +81,22 @@ type encodedAgent struct {
 	version int32
 }
 
+// written is the answer to a change. It is not kept: the transaction it was made in may still fail.
+func written(a store.Agent) (encodedAgent, error) {
+	body, err := encode(agentAnswer(a))
+	return encodedAgent{body, a.Version}, err
+}
+
+// VisitCreateAgentResponse writes the agent.
+func (a encodedAgent) VisitCreateAgentResponse(w http.ResponseWriter) error {
+	return a.VisitGetAgentResponse(w)
+}
+
+// VisitUpdateAgentResponse writes the agent.
+func (a encodedAgent) VisitUpdateAgentResponse(w http.ResponseWriter) error {
+	return a.VisitGetAgentResponse(w)
+}
+
 // VisitGetAgentResponse writes the agent.
 func (a encodedAgent) VisitGetAgentResponse(w http.ResponseWriter) error {
 	h := w.Header()

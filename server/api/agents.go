@@ -46,7 +46,7 @@ func (h agents) CreateAgent(ctx context.Context, r gen.CreateAgentRequestObject)
 	if err != nil {
 		return nil, err
 	}
-	return gen.CreateAgent200JSONResponse{Body: agentAnswer(a), Headers: gen.CreateAgent200ResponseHeaders{ETag: etag(a.Version)}}, nil
+	return written(a)
 }
 
 func (h agents) GetAgent(ctx context.Context, r gen.GetAgentRequestObject) (gen.GetAgentResponseObject, error) {

@@ -23,7 +23,7 @@ func (h agents) UpdateAgent(ctx context.Context, r gen.UpdateAgentRequestObject)
 	if err != nil {
 		return nil, orNotFound(err, agentNotFound(r.AgentID))
 	}
-	return gen.UpdateAgent200JSONResponse{Body: agentAnswer(a), Headers: gen.UpdateAgent200ResponseHeaders{ETag: etag(a.Version)}}, nil
+	return written(a)
 }
 
 // updated is what a configuration becomes. It finds what is wrong with a body in view of what is stored; all else the rule for this

@@ -53,7 +53,7 @@ const helloSHA256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f
 // patches are a new value of each field, what is answered for it, and what for null.
 var patches = map[string]struct{ value, answer, null string }{
 	"model":           {`"m2"`, `"m2"`, ``},
-	"name":            {`"Ünï <b>"`, `"Ünï \u003cb\u003e"`, `null`},
+	"name":            {`"Ünï <b>"`, `"Ünï <b>"`, `null`},
 	"prompt":          {`""`, `""`, `null`},
 	"requirements":    {`"ruff\n"`, `"ruff\n"`, `null`},
 	"repo_url":        {`"https://h/r2"`, `"https://h/r2"`, `null`},
