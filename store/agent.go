@@ -57,6 +57,26 @@ type agentRow struct {
 
 func (agentRow) TableName() string { return "agents" }
 
+// Statements of their own for what is inserted most: gorm's reflection over a row costs as much as inserting it.
+const (
+	insertAgent = `INSERT INTO agents (id, version, harness_id, name_up, name_down, session_count, created_at, updated_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?)`
+	insertVersion = `INSERT INTO agent_versions (agent_id, version, model, name, prompt, requirements, repo_url, branch, pfp_url,
+		mcp_servers, allow_out, deny_out, skills, env_sealed, files, idle_timeout_ms, created_at)
+		VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)`
+)
+
+func (a agentRow) values() []any {
+	return []any{a.ID, a.Version, a.HarnessID, a.NameUp, a.NameDown, a.SessionCount, a.CreatedAt, a.UpdatedAt}
+}
+
+func (v versionRow) values() []any {
+	return []any{
+		v.AgentID, v.Version, v.Model, v.Name, v.Prompt, v.Requirements, v.RepoURL, v.Branch, v.PfpURL,
+		v.McpServers, v.AllowOut, v.DenyOut, v.Skills, v.EnvSealed, v.Files, v.IdleTimeoutMs, v.CreatedAt,
+	}
+}
+
 type versionRow struct {
 	AgentID       string
 	Version       int32
@@ -113,17 +133,19 @@ func (s *Store) CreateAgent(ctx context.Context, a *Agent) error {
 	}
 	row := agentRow{ID: id, Version: 1, HarnessID: a.HarnessID, CreatedAt: version.CreatedAt, UpdatedAt: version.CreatedAt}
 	row.NameUp, row.NameDown = nameKeys(a.Name)
-	err = s.InTx(ctx, func(s *Store) error {
-		if err := s.putFiles(ctx, agent.Files); err != nil {
-			return err
-		}
-		return s.exec(ctx, func(db *gorm.DB) error {
-			if err := db.Create(&row).Error; err != nil {
+	insert := func(s *Store) error {
+		return s.exec(ctx, func(db *gorm.DB) error { return s.engine.insertAgent(db, row, version) })
+	}
+	if len(agent.Files) == 0 {
+		err = insert(s)
+	} else {
+		err = s.InTx(ctx, func(s *Store) error {
+			if err := s.putFiles(ctx, agent.Files); err != nil {
 				return err
 			}
-			return db.Create(&version).Error
+			return insert(s)
 		})
-	})
+	}
 	if err != nil {
 		return fmt.Errorf("create agent: %w", err)
 	}
@@ -166,21 +188,6 @@ func (v *versionRow) columns() []any {
 		&v.Version, &v.Model, &v.Name, &v.Prompt, &v.Requirements, &v.RepoURL, &v.Branch, &v.PfpURL, &v.McpServers, &v.AllowOut,
 		&v.DenyOut, &v.Skills, &v.EnvSealed, &v.Files, &v.IdleTimeoutMs, &v.CreatedAt,
 	}
-}
-
-// CurrentVersion returns the number of the current version of an agent that is
-// not deleted.
-func (s *Store) CurrentVersion(ctx context.Context, id string) (version int32, err error) {
-	if !validID(id) {
-		return 0, fmt.Errorf("get version of agent: %w", ErrNotFound)
-	}
-	err = s.query(ctx, func(db *gorm.DB) error {
-		return db.Raw("SELECT version FROM agents WHERE id = ? AND deleted_at IS NULL", id).Row().Scan(&version)
-	})
-	if err != nil {
-		return 0, fmt.Errorf("get version of agent: %w", err)
-	}
-	return version, nil
 }
 
 func (s *Store) newVersionRow(a Agent) (versionRow, error) {

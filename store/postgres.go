@@ -107,6 +107,11 @@ func (e *postgresEngine) announce(tx *gorm.DB, sessions []string) error {
 	return nil
 }
 
+// insertAgent sends one statement, so that it needs no transaction of its own.
+func (e *postgresEngine) insertAgent(db *gorm.DB, a agentRow, v versionRow) error {
+	return db.Exec("WITH agent AS ("+insertAgent+") "+insertVersion, append(a.values(), v.values()...)...).Error
+}
+
 func (e *postgresEngine) close() error {
 	if e.listener != nil {
 		e.listener.stop()

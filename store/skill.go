@@ -69,6 +69,7 @@ type joinedSkill struct {
 const (
 	skillColumns = `v.skill_id, v.version, v.name, v.description, v.created_at, k.library, k.created_at AS skill_created_at`
 	wholeSkill   = skillColumns + `, v.content`
+	listedSkill  = skillColumns + `, CASE WHEN octet_length(v.content) <= 65536 THEN v.content ELSE '' END AS content`
 	currentSkill = "JOIN skill_versions v ON v.skill_id = k.id AND v.version = k.version"
 	anySkill     = "JOIN skill_versions v ON v.skill_id = k.id"
 	inLibrary    = "k.deleted_at IS NULL AND k.library"

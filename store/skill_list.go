@@ -9,7 +9,8 @@ import (
 )
 
 // SkillPage is one part of a list of skills. Next is nil on the last page, Total
-// nil unless it was asked for.
+// nil unless it was asked for. A content of more than 64 KiB is left out and
+// empty; SkillVersions has it.
 type SkillPage struct {
 	Rows  []Skill
 	Total *int64
@@ -22,7 +23,7 @@ func (s *Store) ListSkills(ctx context.Context, p PageRequest) (SkillPage, error
 	var list, count statement
 	count.add("SELECT count(*) FROM skills k WHERE " + inLibrary)
 	// The page is cut before the wide rows of the versions are looked up.
-	list.add("SELECT " + wholeSkill + " FROM (SELECT k.* FROM skills k WHERE " + inLibrary)
+	list.add("SELECT " + listedSkill + " FROM (SELECT k.* FROM skills k WHERE " + inLibrary)
 	if p.After != nil {
 		id := p.After.ID
 		if !validID(id) {
@@ -46,7 +47,7 @@ func (s *Store) ListSkillVersions(ctx context.Context, id string, p PageRequest)
 	}
 	var list, count statement
 	count.add("SELECT count(*) FROM skill_versions WHERE skill_id = ?", id)
-	list.add("SELECT "+wholeSkill+" FROM skills k "+anySkill+" WHERE k.id = ?", id)
+	list.add("SELECT "+listedSkill+" FROM skills k "+anySkill+" WHERE k.id = ?", id)
 	if p.After != nil { // no two versions are of the same time
 		list.add(" AND v.created_at < ?", toMillis(p.After.CreatedAt))
 	}

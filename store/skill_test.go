@@ -236,6 +236,23 @@ func TestASkillThatATransactionFoundStaysUntilItsEnd(t *testing.T) {
 	})
 }
 
+func TestListsOfSkillsLeaveLargeContentsOut(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		sk := store.Skill{Library: true, Name: "n", Content: strings.Repeat("é", 32<<10)}
+		check(t, s.CreateSkill(t.Context(), &sk))
+		_, err := s.UpdateSkill(t.Context(), sk.ID, func(sk *store.Skill) error { sk.Content += "x"; return nil })
+		check(t, err)
+		page, err := s.ListSkills(t.Context(), store.PageRequest{})
+		check(t, err)
+		versions, err := s.ListSkillVersions(t.Context(), sk.ID, store.PageRequest{})
+		check(t, err)
+		if page.Rows[0].Content != "" || versions.Rows[0].Content != "" || versions.Rows[1].Content != sk.Content {
+			t.Fatalf("contents of %d, %d and %d bytes", len(page.Rows[0].Content), len(versions.Rows[0].Content), len(versions.Rows[1].Content))
+		}
+	})
+}
+
 func TestSkillsArePagedWhileSkillsAreAdded(t *testing.T) {
 	t.Parallel()
 	storetest.Each(t, func(t *testing.T, s *store.Store) {

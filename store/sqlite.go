@@ -110,6 +110,15 @@ func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.D
 
 func (e *sqliteEngine) announce(*gorm.DB, []string) error { return nil }
 
+func (e *sqliteEngine) insertAgent(db *gorm.DB, a agentRow, v versionRow) error {
+	return db.Transaction(func(tx *gorm.DB) error {
+		if err := tx.Exec(insertAgent, a.values()...).Error; err != nil {
+			return err
+		}
+		return tx.Exec(insertVersion, v.values()...).Error
+	})
+}
+
 func (e *sqliteEngine) close() error {
 	var errs []error
 	for _, pool := range []*sql.DB{e.read, e.write} {

@@ -47,6 +47,7 @@ type shared struct {
 	log     *slog.Logger
 	timeout time.Duration
 	hub     hub
+	asked   currents
 	leading chan struct{} // holds a token while a Lead of this process runs
 }
 
@@ -55,6 +56,8 @@ type engine interface {
 	// announce tells other processes, in the open transaction, which sessions
 	// it touched.
 	announce(tx *gorm.DB, sessions []string) error
+	// insertAgent inserts an agent with its version: both or neither.
+	insertAgent(db *gorm.DB, a agentRow, v versionRow) error
 	// lead returns a held lease, or blocks until it can.
 	lead(ctx context.Context, s *Store) (*heldLease, error)
 	close() error

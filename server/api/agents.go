@@ -107,15 +107,15 @@ func (h agents) ListAgents(ctx context.Context, r gen.ListAgentsRequestObject) (
 			}
 		}
 	}
-	return agentPage{
+	return listPage{
 		Data: h.listed(ctx, heads.Rows), Limit: p.limit, Offset: p.offset,
 		Total: orNull(heads.Total), NextCursor: encodeCursor(heads.Next),
 	}, nil
 }
 
 // listed reads one agent at a time: prompts can make a page 200 MB.
-func (h agents) listed(ctx context.Context, rows []store.AgentRow) eachAgent {
-	return func(yield func(listedAgent, error) bool) {
+func (h agents) listed(ctx context.Context, rows []store.AgentRow) each {
+	return func(yield func(any, error) bool) {
 		for _, row := range rows {
 			body, err := h.encoded(ctx, agentKey{row.ID, row.Version})
 			if !yield(listedAgent{body, row.SessionCount, row.HasActive}, err) {

@@ -184,7 +184,9 @@ func TestLimitsAndOffsetsAreClampedAndMustBeIntegers(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	for query, want := range map[string]string{
-		"limit=0": `"limit":1,`, "limit=-5": `"limit":1,`, "limit=201": `"limit":200,`, "limit=9223372036854775807": `"limit":200,`,
+		"limit=0": `"limit":1,`, "limit=-5": `"limit":1,`, "limit=201": `"limit":200,`,
+		"limit=9223372036854775807": `"limit":200,`, "limit=92233720368547758080": `"limit":200,`,
+		"offset=92233720368547758080": `"offset":9223372036854775807,`, "offset=-92233720368547758080": `"offset":0,`,
 		"": `"limit":50,`, "offset=-1": `"offset":0,`, "offset=9223372036854775807": `"data":[],`,
 	} {
 		for _, path := range []string{agentsPath, "/api/v1/managed_agents/sessions"} {
@@ -197,7 +199,7 @@ func TestLimitsAndOffsetsAreClampedAndMustBeIntegers(t *testing.T) {
 	uuid := "01932c07-8f3e-7c4a-9b1d-2f6f5f0f5b11"
 	key := func(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 	for query, field := range map[string]string{
-		"limit=1.5": "query/limit", "limit=": "query/limit", "limit=1&limit=2": "query/limit", "limit=92233720368547758080": "query/limit",
+		"limit=1.5": "query/limit", "limit=": "query/limit", "limit=1&limit=2": "query/limit",
 		"offset=x": "query/offset", "total=maybe": "query/total", "limit=%zz": "query",
 		"cursor=***": "query/cursor", "cursor=": "query/cursor", "cursor=" + key(`{}`): "query/cursor", "cursor=" + key(`{"t":1,"i":"x"}`): "query/cursor",
 		"cursor=" + key(`{"t":-1,"i":"`+uuid+`"}`): "query/cursor", "cursor=" + key(`{"t":1,"i":"`+uuid+`","x":1}`): "query/cursor",

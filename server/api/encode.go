@@ -16,16 +16,16 @@ import (
 	"github.com/oapi-codegen/nullable"
 )
 
-// agentPage is a list of agents that is read as it is encoded, and written as it is encoded.
-type agentPage struct {
-	Data       eachAgent                 `json:"data"`
+// listPage is a list that is read as it is encoded, and written as it is encoded.
+type listPage struct {
+	Data       each                      `json:"data"`
 	Limit      int                       `json:"limit"`
 	NextCursor nullable.Nullable[string] `json:"next_cursor"`
 	Offset     int                       `json:"offset"`
 	Total      nullable.Nullable[int64]  `json:"total"`
 }
 
-type eachAgent = iter.Seq2[listedAgent, error]
+type each = iter.Seq2[any, error]
 
 // listedAgent is an agent as JSON, and what only lists tell of it.
 type listedAgent struct {
@@ -35,7 +35,17 @@ type listedAgent struct {
 }
 
 // VisitListAgentsResponse writes the page.
-func (p agentPage) VisitListAgentsResponse(w http.ResponseWriter) error {
+func (p listPage) VisitListAgentsResponse(w http.ResponseWriter) error {
+	return writeJSON(w, http.StatusOK, p)
+}
+
+// VisitListSkillsResponse writes the page.
+func (p listPage) VisitListSkillsResponse(w http.ResponseWriter) error {
+	return writeJSON(w, http.StatusOK, p)
+}
+
+// VisitListSkillVersionsResponse writes the page.
+func (p listPage) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
 	return writeJSON(w, http.StatusOK, p)
 }
 
@@ -119,8 +129,8 @@ func (e *encoder) value(v reflect.Value) error {
 		}
 	case reflect.Func:
 		return e.list(func(yield func(reflect.Value, error) bool) {
-			for a, err := range v.Interface().(eachAgent) {
-				if !yield(reflect.ValueOf(a), err) {
+			for one, err := range v.Interface().(each) {
+				if !yield(reflect.ValueOf(one), err) {
 					return
 				}
 			}

@@ -47,8 +47,8 @@ func TestAnswersAreEncodedAsTheLibraryWould(t *testing.T) {
 	}
 }
 
-func pageOf(t *testing.T, l gen.AgentList) agentPage {
-	return agentPage{Limit: l.Limit, NextCursor: l.NextCursor, Offset: l.Offset, Total: l.Total, Data: func(yield func(listedAgent, error) bool) {
+func pageOf(t *testing.T, l gen.AgentList) listPage {
+	return listPage{Limit: l.Limit, NextCursor: l.NextCursor, Offset: l.Offset, Total: l.Total, Data: func(yield func(any, error) bool) {
 		for _, a := range l.Data {
 			listed := listedAgent{sessions: *a.SessionCount, active: *a.HasActiveSession}
 			a.SessionCount, a.HasActiveSession = nil, nil
@@ -67,7 +67,7 @@ func TestAListThatBreaksOffIsNoAnswer(t *testing.T) {
 	t.Parallel()
 	lost := errors.New("database lost")
 	w := httptest.NewRecorder()
-	err := agentPage{Data: func(yield func(listedAgent, error) bool) { _ = yield(listedAgent{}, nil) && yield(listedAgent{}, lost) }}.
+	err := listPage{Data: func(yield func(any, error) bool) { _ = yield(listedAgent{}, nil) && yield(listedAgent{}, lost) }}.
 		VisitListAgentsResponse(w)
 	if !errors.Is(err, lost) || w.Body.Len() != 0 {
 		t.Errorf("%v, and %q was written", err, w.Body)

@@ -27,7 +27,7 @@ func (h skills) ListSkills(ctx context.Context, r gen.ListSkillsRequestObject) (
 	if err != nil {
 		return nil, err
 	}
-	return gen.ListSkills200JSONResponse(skillList(p, rows)), nil
+	return h.list(ctx, p, rows), nil
 }
 
 func (h skills) GetSkill(ctx context.Context, r gen.GetSkillRequestObject) (gen.GetSkillResponseObject, error) {
@@ -74,7 +74,7 @@ func (h skills) ListSkillVersions(ctx context.Context, r gen.ListSkillVersionsRe
 	if err != nil {
 		return nil, orNotFound(err, skillNotFound(r.SkillID))
 	}
-	return gen.ListSkillVersions200JSONResponse(skillList(p, rows)), nil
+	return h.list(ctx, p, rows), nil
 }
 
 // skillAnswer is the public form of a skill.
@@ -85,13 +85,28 @@ func skillAnswer(sk store.Skill) gen.Skill {
 	}
 }
 
-func skillList(p page, rows store.SkillPage) gen.SkillList {
-	list := gen.SkillList{
-		Data: make([]gen.Skill, len(rows.Rows)), Limit: p.limit, Offset: p.offset,
-		Total: orNull(rows.Total), NextCursor: encodeCursor(rows.Next),
+// list reads large contents one at a time: they can make a page 200 MB.
+func (h skills) list(ctx context.Context, p page, rows store.SkillPage) listPage {
+	return listPage{
+		Data: func(yield func(any, error) bool) {
+			for _, sk := range rows.Rows {
+				var err error
+				if sk.Content == "" {
+					sk, err = h.version(ctx, store.SkillRef{ID: sk.ID, Version: sk.Version})
+				}
+				if !yield(skillAnswer(sk), err) {
+					return
+				}
+			}
+		},
+		Limit: p.limit, Offset: p.offset, Total: orNull(rows.Total), NextCursor: encodeCursor(rows.Next),
 	}
-	for i, sk := range rows.Rows {
-		list.Data[i] = skillAnswer(sk)
+}
+
+func (h skills) version(ctx context.Context, ref store.SkillRef) (store.Skill, error) {
+	versions, err := h.store.SkillVersions(ctx, []store.SkillRef{ref})
+	if err != nil {
+		return store.Skill{}, err
 	}
-	return list
+	return versions[0], nil
 }

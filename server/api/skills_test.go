@@ -120,6 +120,22 @@ func TestSkillsAndTheirVersionsAreListedNewestFirst(t *testing.T) {
 	})
 }
 
+func TestListsOfSkillsHoldTheirContentsWhole(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, s *server) {
+		small, large := s.newSkill(t, "small", "c"), s.newSkill(t, "large", strings.Repeat("é", 262_144))
+		ask[client.Skill](t, s, http.MethodPatch, libraryPath+"/"+large.ID, `{"name":"renamed"}`, 200)
+		page := ask[client.SkillList](t, s, http.MethodGet, libraryPath, "", 200)
+		versions := ask[client.SkillList](t, s, http.MethodGet, libraryPath+"/"+large.ID+"/versions", "", 200)
+		if len(page.Data) != 2 || page.Data[0].Content != large.Content || page.Data[1].Content != small.Content {
+			t.Errorf("the library holds %d skills, not as they were written", len(page.Data))
+		}
+		if len(versions.Data) != 2 || versions.Data[0].Content != large.Content || versions.Data[1].Content != large.Content {
+			t.Errorf("the skill has %d versions, not as they were written", len(versions.Data))
+		}
+	})
+}
+
 func TestBadSkillsAreRefusedWithEveryViolation(t *testing.T) {
 	t.Parallel()
 	s := serve(t)

@@ -2,10 +2,12 @@ package api
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
 	"reflect"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,6 +98,7 @@ func (op *operation) checkParams(r *http.Request, found *violations) {
 		found.add("query", "is not a well-formed query string")
 		return
 	}
+	clampPage(r, query)
 	input := &openapi3filter.RequestValidationInput{Request: r, QueryParams: query, Route: op.route, Options: paramOptions}
 	for _, p := range op.params {
 		given := query[p.Name]
@@ -108,6 +111,16 @@ func (op *operation) checkParams(r *http.Request, found *violations) {
 			found.add(field, "is given more than once")
 		default:
 			found.addParam(field, p.Schema.Value, openapi3filter.ValidateParameter(r.Context(), input, p))
+		}
+	}
+}
+
+// clampPage brings a limit or an offset that no int holds to the nearest one: handlers clamp both, and refuse no integer.
+func clampPage(r *http.Request, query url.Values) {
+	for _, name := range []string{"limit", "offset"} {
+		if n, err := strconv.Atoi(query.Get(name)); errors.Is(err, strconv.ErrRange) && len(query[name]) == 1 {
+			query.Set(name, strconv.Itoa(n))
+			r.URL.RawQuery = query.Encode()
 		}
 	}
 }
