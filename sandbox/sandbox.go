@@ -15,6 +15,9 @@ import (
 // ErrNotFound is returned for a sandbox, or settings, that do not exist.
 var ErrNotFound = errors.New("sandbox: not found")
 
+// ErrRefused is returned, wrapped with the reason, by Create for a sandbox that will not be made however often it is tried.
+var ErrRefused = errors.New("sandbox: refused")
+
 // ID names a sandbox: random, unique for ever, and the audience of the tokens it accepts.
 type ID string
 
@@ -36,11 +39,32 @@ const (
 	Exited   State = "exited"   // it has ended and will not come back
 )
 
+// Cause is the kind of thing that ended a sandbox or keeps it from running, for programs; Status has the words.
+type Cause string
+
+// Causes. A runtime that does not tell kinds apart leaves them out.
+const (
+	CauseImagePull     Cause = "image_pull"      // an image cannot be had
+	CauseImageName     Cause = "image_name"      // an image's name is ill-formed
+	CauseUnschedulable Cause = "unschedulable"   // no node can take it
+	CauseNotAdmitted   Cause = "not_admitted"    // the node refused it
+	CauseCannotStart   Cause = "cannot_start"    // a container cannot be started
+	CauseInitFailed    Cause = "init_failed"     // what prepares it failed
+	CauseOutOfMemory   Cause = "out_of_memory"   // it reached its memory limit
+	CauseEvicted       Cause = "evicted"         // its node or an operator put it out
+	CausePreempted     Cause = "preempted"       // something more important took its place
+	CauseNodeLost      Cause = "node_lost"       // its node does not answer or is gone
+	CauseNodeShutdown  Cause = "node_shutdown"   // its node was shut down
+	CauseDeleted       Cause = "sandbox_deleted" // somebody deleted it
+	CauseCrashed       Cause = "sandboxd_ended"  // sandboxd ended
+)
+
 // Status is what a runtime knows of a sandbox.
 type Status struct {
 	ID        ID
 	SessionID string
 	State     State
+	Cause     Cause     // when Exited, or when something holds up the start; empty: not known
 	Detail    string    // while Starting: one sentence of progress, may be empty
 	Reason    string    // when Exited: one sentence that names the culprit
 	ExitCode  *int      // when Exited and known
@@ -57,7 +81,8 @@ type LogOptions struct {
 // Runtime makes sandboxes. Every implementation passes the suite of package sandboxtest.
 type Runtime interface {
 	// Create starts a sandbox and returns before it runs. It is idempotent by Spec.ID and reuses the session's workspace. An error
-	// means that nothing was started; what goes wrong later is a Status with State Exited.
+	// means that nothing was started, and one that is not ErrRefused may not come again; what goes wrong later is a Status with
+	// State Exited.
 	Create(ctx context.Context, spec Spec) error
 	// Get returns ErrNotFound for a sandbox that was never made or is deleted.
 	Get(ctx context.Context, id ID) (Status, error)
@@ -75,6 +100,60 @@ type Runtime interface {
 	Dial(ctx context.Context, id ID) (net.Conn, error)
 	// Logs returns what sandboxd and the harness wrote, oldest first. ErrNotFound as for Get.
 	Logs(ctx context.Context, id ID, o LogOptions) (io.ReadCloser, error)
+}
+
+// Description is what a runtime knows of a sandbox beyond its Status, in the words of what it runs on.
+type Description struct {
+	Node       string // empty: none yet
+	Conditions []Condition
+	Containers []Container // in the order they start in
+	Events     []Event     // latest ones, oldest first
+}
+
+// Condition is something that holds of a sandbox, or does not.
+type Condition struct {
+	Type, Status, Reason, Message string
+	ChangedAt                     time.Time // zero: not known
+}
+
+// Container is a part of a sandbox with an image of its own.
+type Container struct {
+	Name, Image, State, Reason, Message string
+	ExitCode                            *int // when it has ended
+}
+
+// Event is something that happened to a sandbox.
+type Event struct {
+	At                    time.Time
+	Type, Reason, Message string
+	Count                 int
+}
+
+// Describer is a Runtime that knows more of a sandbox than its Status.
+type Describer interface {
+	Runtime
+	// Describe returns ErrNotFound as Get does.
+	Describe(ctx context.Context, id ID) (Description, error)
+}
+
+// Check is one thing that a runtime needs of what it runs on.
+type Check struct {
+	Name  string // stable, in snake case
+	Fault string // one sentence, without addresses; empty: it holds
+}
+
+// Report is how what a runtime runs on is.
+type Report struct {
+	Namespace string
+	Version   string // empty: not known
+	Checks    []Check
+}
+
+// Checker is a Runtime on something that may fail by itself, such as a cluster.
+type Checker interface {
+	Runtime
+	// Check asks within ctx.
+	Check(ctx context.Context) Report
 }
 
 // Settings keeps the environment that was given to one session. It is the only place where that is stored.

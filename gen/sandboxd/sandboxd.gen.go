@@ -20,6 +20,28 @@ import (
 	"github.com/oapi-codegen/runtime"
 )
 
+// Egress The way out. sandboxd gives tools a proxy on loopback, which needs no password, and passes on to this one with the
+// credential. Absent: tools connect as they like.
+type Egress struct {
+	// Credential For this attempt, short-lived; see renewEgress. No tool ever has it.
+	Credential string `json:"credential"`
+
+	// Direct Hosts that tools reach without the proxy, besides those on loopback.
+	Direct []string `json:"direct,omitempty"`
+
+	// Mirrors host:port on the platform's loopback. In a sandbox with a network of its own, sandboxd listens there too and passes
+	// connections on through the proxy.
+	Mirrors []string `json:"mirrors,omitempty"`
+
+	// Proxy Where it is: host:port, or unix: and an absolute path.
+	Proxy string `json:"proxy"`
+}
+
+// EgressCredential defines model for EgressCredential.
+type EgressCredential struct {
+	Credential string `json:"credential"`
+}
+
 // File defines model for File.
 type File struct {
 	Content []byte `json:"content"`
@@ -57,6 +79,9 @@ type Health struct {
 	// State unbound, starting, ready, failed or stopping.
 	State string `json:"state"`
 
+	// TerminalActiveAt When bytes last went through the terminal, in either direction. Absent without a terminal.
+	TerminalActiveAt *time.Time `json:"terminal_active_at,omitempty"`
+
 	// Version Version of the binary.
 	Version string `json:"version"`
 }
@@ -88,7 +113,7 @@ type OutputPart struct {
 }
 
 // Record One entry of the event log. Types and their data:
-// phase {phase, detail} · ready {harness_session_id} · failed {reason} · harness.exited {reason} · turn.started {} ·
+// phase {phase, detail} · ready {harness_session_id, conversation: new, resumed or replayed (from transcript)} · failed {reason} · harness.exited {reason} · turn.started {} ·
 // message.delta, message.part, tool.started, tool.completed, harness.event, error (as in the public API) ·
 // turn.completed, turn.failed, turn.aborted {result}.
 type Record struct {
@@ -123,6 +148,10 @@ type Repo struct {
 type SessionConfig struct {
 	Attempt int32 `json:"attempt"`
 
+	// Egress The way out. sandboxd gives tools a proxy on loopback, which needs no password, and passes on to this one with the
+	// credential. Absent: tools connect as they like.
+	Egress *Egress `json:"egress,omitempty"`
+
 	// Env Environment of the harness, precedence already applied, reserved platform keys included.
 	Env       map[string]string `json:"env"`
 	Files     []File            `json:"files,omitempty"`
@@ -130,13 +159,19 @@ type SessionConfig struct {
 	HarnessID string            `json:"harness_id"`
 
 	// HarnessSessionID Native conversation to resume.
-	HarnessSessionID *string  `json:"harness_session_id,omitempty"`
-	McpServers       []string `json:"mcp_servers,omitempty"`
-	Model            string   `json:"model"`
-	Prompt           *string  `json:"prompt,omitempty"`
-	Repo             *Repo    `json:"repo,omitempty"`
-	Requirements     *string  `json:"requirements,omitempty"`
-	SessionID        string   `json:"session_id"`
+	HarnessSessionID *string `json:"harness_session_id,omitempty"`
+
+	// InitialPrompt Typed into the terminal once the harness is ready, in the first attempt only; for terminal harnesses.
+	InitialPrompt *string  `json:"initial_prompt,omitempty"`
+	McpServers    []string `json:"mcp_servers,omitempty"`
+	Model         string   `json:"model"`
+	Prompt        *string  `json:"prompt,omitempty"`
+	Repo          *Repo    `json:"repo,omitempty"`
+	Requirements  *string  `json:"requirements,omitempty"`
+	SessionID     string   `json:"session_id"`
+
+	// Transcript What was said before, for a harness that cannot resume its conversation and for no other.
+	Transcript *string `json:"transcript,omitempty"`
 }
 
 // Tokens defines model for Tokens.
@@ -176,6 +211,15 @@ type Refused = Refusal
 type StreamEventsParams struct {
 	After *int64 `form:"after,omitempty" json:"after,omitempty"`
 }
+
+// OpenTerminalParams defines parameters for OpenTerminal.
+type OpenTerminalParams struct {
+	Cols *int32 `form:"cols,omitempty" json:"cols,omitempty"`
+	Rows *int32 `form:"rows,omitempty" json:"rows,omitempty"`
+}
+
+// RenewEgressJSONRequestBody defines body for RenewEgress for application/json ContentType.
+type RenewEgressJSONRequestBody = EgressCredential
 
 // BindSessionJSONRequestBody defines body for BindSession for application/json ContentType.
 type BindSessionJSONRequestBody = SessionConfig
@@ -257,6 +301,26 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// RenewEgressWithBody Replace the credential of the way out
+	//
+	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+	// the platform has come back. 409 unless the sandbox is bound with a way out.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+	RenewEgressWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RenewEgress Replace the credential of the way out
+	//
+	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+	// the platform has come back. 409 unless the sandbox is bound with a way out.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+	RenewEgress(ctx context.Context, body RenewEgressJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StreamEvents Follow the event log of this attempt
 	//
 	// One JSON `Record` a line, numbered from 1 without gaps, from after `after` on, live. An empty line every 15 s.
@@ -289,6 +353,16 @@ type ClientInterface interface {
 	// Corresponds with PUT /v1/session (the `BindSession` operationId).
 	BindSession(ctx context.Context, body BindSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// OpenTerminal Attach to the harness's terminal
+	//
+	// Upgrades to a WebSocket of the subprotocol `lap.tty.v1`. Binary messages are bytes: keystrokes in, output out. Text
+	// messages are JSON: in `{"type":"resize","cols":80,"rows":24}` and `{"type":"ping"}`; out `{"type":"ready","cols","rows"}`
+	// first, then a repaint of the screen, `{"type":"pong"}`, and `{"type":"exit","code":0}` before the normal closure that
+	// follows the end of the program. 409 unless the harness is ready and has a terminal.
+	//
+	// Corresponds with GET /v1/terminal (the `OpenTerminal` operationId).
+	OpenTerminal(ctx context.Context, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// StartTurnWithBody Hand over a turn
 	//
 	// Idempotent by id: a turn that sandboxd has seen is accepted again and not run again. The id is on disk before the harness
@@ -313,6 +387,46 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/turns/{turn_id}/abort (the `AbortTurn` operationId).
 	AbortTurn(ctx context.Context, turnID string, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// RenewEgressWithBody Replace the credential of the way out
+//
+// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+// the platform has come back. 409 unless the sandbox is bound with a way out.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+func (c *Client) RenewEgressWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenewEgressRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RenewEgress Replace the credential of the way out
+//
+// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+// the platform has come back. 409 unless the sandbox is bound with a way out.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+func (c *Client) RenewEgress(ctx context.Context, body RenewEgressJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenewEgressRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // StreamEvents Follow the event log of this attempt
@@ -387,6 +501,26 @@ func (c *Client) BindSession(ctx context.Context, body BindSessionJSONRequestBod
 	return c.Client.Do(req)
 }
 
+// OpenTerminal Attach to the harness's terminal
+//
+// Upgrades to a WebSocket of the subprotocol `lap.tty.v1`. Binary messages are bytes: keystrokes in, output out. Text
+// messages are JSON: in `{"type":"resize","cols":80,"rows":24}` and `{"type":"ping"}`; out `{"type":"ready","cols","rows"}`
+// first, then a repaint of the screen, `{"type":"pong"}`, and `{"type":"exit","code":0}` before the normal closure that
+// follows the end of the program. 409 unless the harness is ready and has a terminal.
+//
+// Corresponds with GET /v1/terminal (the `OpenTerminal` operationId).
+func (c *Client) OpenTerminal(ctx context.Context, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewOpenTerminalRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // StartTurnWithBody Hand over a turn
 //
 // Idempotent by id: a turn that sandboxd has seen is accepted again and not run again. The id is on disk before the harness
@@ -440,6 +574,46 @@ func (c *Client) AbortTurn(ctx context.Context, turnID string, reqEditors ...Req
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewRenewEgressRequest calls the generic RenewEgress builder with application/json body
+func NewRenewEgressRequest(server string, body RenewEgressJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRenewEgressRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRenewEgressRequestWithBody constructs an http.Request for the RenewEgress method, with any body, and a specified content type
+func NewRenewEgressRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/egress")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
 }
 
 // NewStreamEventsRequest constructs an http.Request for the StreamEvents method
@@ -563,6 +737,72 @@ func NewBindSessionRequestWithBody(server string, contentType string, body io.Re
 	return req, nil
 }
 
+// NewOpenTerminalRequest constructs an http.Request for the OpenTerminal method
+func NewOpenTerminalRequest(server string, params *OpenTerminalParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/terminal")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cols != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cols", *params.Cols, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Rows != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "rows", *params.Rows, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStartTurnRequest calls the generic StartTurn builder with application/json body
 func NewStartTurnRequest(server string, body StartTurnJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -681,6 +921,26 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// RenewEgressWithBodyWithResponse Replace the credential of the way out
+	//
+	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+	// the platform has come back. 409 unless the sandbox is bound with a way out.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+	RenewEgressWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenewEgressResponse, error)
+
+	// RenewEgressWithResponse Replace the credential of the way out
+	//
+	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+	// the platform has come back. 409 unless the sandbox is bound with a way out.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+	RenewEgressWithResponse(ctx context.Context, body RenewEgressJSONRequestBody, reqEditors ...RequestEditorFn) (*RenewEgressResponse, error)
+
 	// StreamEventsWithResponse Follow the event log of this attempt
 	//
 	// One JSON `Record` a line, numbered from 1 without gaps, from after `after` on, live. An empty line every 15 s.
@@ -717,6 +977,18 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /v1/session (the `BindSession` operationId).
 	BindSessionWithResponse(ctx context.Context, body BindSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*BindSessionResponse, error)
 
+	// OpenTerminalWithResponse Attach to the harness's terminal
+	//
+	// Upgrades to a WebSocket of the subprotocol `lap.tty.v1`. Binary messages are bytes: keystrokes in, output out. Text
+	// messages are JSON: in `{"type":"resize","cols":80,"rows":24}` and `{"type":"ping"}`; out `{"type":"ready","cols","rows"}`
+	// first, then a repaint of the screen, `{"type":"pong"}`, and `{"type":"exit","code":0}` before the normal closure that
+	// follows the end of the program. 409 unless the harness is ready and has a terminal.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/terminal (the `OpenTerminal` operationId).
+	OpenTerminalWithResponse(ctx context.Context, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*OpenTerminalResponse, error)
+
 	// StartTurnWithBodyWithResponse Hand over a turn
 	//
 	// Idempotent by id: a turn that sandboxd has seen is accepted again and not run again. The id is on disk before the harness
@@ -743,6 +1015,61 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/turns/{turn_id}/abort (the `AbortTurn` operationId).
 	AbortTurnWithResponse(ctx context.Context, turnID string, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error)
+}
+
+type RenewEgressResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *Refused
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Refused
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Refused
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r RenewEgressResponse) GetJSON400() *Refused {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r RenewEgressResponse) GetJSON401() *Refused {
+	return r.JSON401
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r RenewEgressResponse) GetJSON409() *Refused {
+	return r.JSON409
+}
+
+// GetBody returns the raw response body bytes
+func (r RenewEgressResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RenewEgressResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RenewEgressResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RenewEgressResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type StreamEventsResponse struct {
@@ -896,6 +1223,61 @@ func (r BindSessionResponse) ContentType() string {
 	return ""
 }
 
+type OpenTerminalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Refused
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Refused
+	// JSON426 the response for an HTTP 426 `application/json` response
+	JSON426 *Refused
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r OpenTerminalResponse) GetJSON401() *Refused {
+	return r.JSON401
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r OpenTerminalResponse) GetJSON409() *Refused {
+	return r.JSON409
+}
+
+// GetJSON426 returns the response for an HTTP 426 `application/json` response
+func (r OpenTerminalResponse) GetJSON426() *Refused {
+	return r.JSON426
+}
+
+// GetBody returns the raw response body bytes
+func (r OpenTerminalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r OpenTerminalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r OpenTerminalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r OpenTerminalResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 type StartTurnResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
@@ -992,6 +1374,38 @@ func (r AbortTurnResponse) ContentType() string {
 	return ""
 }
 
+// RenewEgressWithBodyWithResponse Replace the credential of the way out
+//
+// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+// the platform has come back. 409 unless the sandbox is bound with a way out.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+func (c *ClientWithResponses) RenewEgressWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenewEgressResponse, error) {
+	rsp, err := c.RenewEgressWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenewEgressResponse(rsp)
+}
+
+// RenewEgressWithResponse Replace the credential of the way out
+//
+// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
+// the platform has come back. 409 unless the sandbox is bound with a way out.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
+func (c *ClientWithResponses) RenewEgressWithResponse(ctx context.Context, body RenewEgressJSONRequestBody, reqEditors ...RequestEditorFn) (*RenewEgressResponse, error) {
+	rsp, err := c.RenewEgress(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenewEgressResponse(rsp)
+}
+
 // StreamEventsWithResponse Follow the event log of this attempt
 //
 // One JSON `Record` a line, numbered from 1 without gaps, from after `after` on, live. An empty line every 15 s.
@@ -1052,6 +1466,24 @@ func (c *ClientWithResponses) BindSessionWithResponse(ctx context.Context, body 
 	return ParseBindSessionResponse(rsp)
 }
 
+// OpenTerminalWithResponse Attach to the harness's terminal
+//
+// Upgrades to a WebSocket of the subprotocol `lap.tty.v1`. Binary messages are bytes: keystrokes in, output out. Text
+// messages are JSON: in `{"type":"resize","cols":80,"rows":24}` and `{"type":"ping"}`; out `{"type":"ready","cols","rows"}`
+// first, then a repaint of the screen, `{"type":"pong"}`, and `{"type":"exit","code":0}` before the normal closure that
+// follows the end of the program. 409 unless the harness is ready and has a terminal.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/terminal (the `OpenTerminal` operationId).
+func (c *ClientWithResponses) OpenTerminalWithResponse(ctx context.Context, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*OpenTerminalResponse, error) {
+	rsp, err := c.OpenTerminal(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseOpenTerminalResponse(rsp)
+}
+
 // StartTurnWithBodyWithResponse Hand over a turn
 //
 // Idempotent by id: a turn that sandboxd has seen is accepted again and not run again. The id is on disk before the harness
@@ -1095,6 +1527,49 @@ func (c *ClientWithResponses) AbortTurnWithResponse(ctx context.Context, turnID 
 		return nil, err
 	}
 	return ParseAbortTurnResponse(rsp)
+}
+
+// ParseRenewEgressResponse parses an HTTP response from a RenewEgressWithResponse call
+func ParseRenewEgressResponse(rsp *http.Response) (*RenewEgressResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RenewEgressResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseStreamEventsResponse parses an HTTP response from a StreamEventsWithResponse call
@@ -1203,6 +1678,49 @@ func ParseBindSessionResponse(rsp *http.Response) (*BindSessionResponse, error) 
 	return response, nil
 }
 
+// ParseOpenTerminalResponse parses an HTTP response from a OpenTerminalWithResponse call
+func ParseOpenTerminalResponse(rsp *http.Response) (*OpenTerminalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &OpenTerminalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 101:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 426:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON426 = &dest
+
+	}
+
+	return response, nil
+}
+
 // ParseStartTurnResponse parses an HTTP response from a StartTurnWithResponse call
 func ParseStartTurnResponse(rsp *http.Response) (*StartTurnResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -1277,6 +1795,9 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// RenewEgress Replace the credential of the way out
+	// (PUT /v1/egress)
+	RenewEgress(w http.ResponseWriter, r *http.Request)
 	// StreamEvents Follow the event log of this attempt
 	// (GET /v1/events)
 	StreamEvents(w http.ResponseWriter, r *http.Request, params StreamEventsParams)
@@ -1286,6 +1807,9 @@ type ServerInterface interface {
 	// BindSession Bind the sandbox to a session's attempt
 	// (PUT /v1/session)
 	BindSession(w http.ResponseWriter, r *http.Request)
+	// OpenTerminal Attach to the harness's terminal
+	// (GET /v1/terminal)
+	OpenTerminal(w http.ResponseWriter, r *http.Request, params OpenTerminalParams)
 	// StartTurn Hand over a turn
 	// (POST /v1/turns)
 	StartTurn(w http.ResponseWriter, r *http.Request)
@@ -1302,6 +1826,20 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// RenewEgress operation middleware
+func (siw *ServerInterfaceWrapper) RenewEgress(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.RenewEgress(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // StreamEvents operation middleware
 func (siw *ServerInterfaceWrapper) StreamEvents(w http.ResponseWriter, r *http.Request) {
@@ -1355,6 +1893,52 @@ func (siw *ServerInterfaceWrapper) BindSession(w http.ResponseWriter, r *http.Re
 
 	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		siw.Handler.BindSession(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// OpenTerminal operation middleware
+func (siw *ServerInterfaceWrapper) OpenTerminal(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params OpenTerminalParams
+
+	// ------------- Optional query parameter "cols" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cols", r.URL.Query(), &params.Cols, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "cols"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "cols", Err: err})
+		}
+		return
+	}
+
+	// ------------- Optional query parameter "rows" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "rows", r.URL.Query(), &params.Rows, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "rows"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "rows", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.OpenTerminal(w, r, params)
 	}))
 
 	for _, middleware := range siw.HandlerMiddlewares {
@@ -1526,14 +2110,74 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/health", wrapper.GetHealth)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/session", wrapper.BindSession)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/egress", wrapper.RenewEgress)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/turns", wrapper.StartTurn)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/turns/{turn_id}/abort", wrapper.AbortTurn)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/terminal", wrapper.OpenTerminal)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/events", wrapper.StreamEvents)
 
 	return m
 }
 
 type RefusedJSONResponse Refusal
+
+type RenewEgressRequestObject struct {
+	Body *RenewEgressJSONRequestBody
+}
+
+type RenewEgressResponseObject interface {
+	VisitRenewEgressResponse(w http.ResponseWriter) error
+}
+
+type RenewEgress204Response struct {
+}
+
+func (response RenewEgress204Response) VisitRenewEgressResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RenewEgress400JSONResponse struct{ RefusedJSONResponse }
+
+func (response RenewEgress400JSONResponse) VisitRenewEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RenewEgress401JSONResponse Refusal
+
+func (response RenewEgress401JSONResponse) VisitRenewEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RenewEgress409JSONResponse Refusal
+
+func (response RenewEgress409JSONResponse) VisitRenewEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
 
 type StreamEventsRequestObject struct {
 	Params StreamEventsParams
@@ -1699,6 +2343,64 @@ func (response BindSession409JSONResponse) VisitBindSessionResponse(w http.Respo
 	return err
 }
 
+type OpenTerminalRequestObject struct {
+	Params OpenTerminalParams
+}
+
+type OpenTerminalResponseObject interface {
+	VisitOpenTerminalResponse(w http.ResponseWriter) error
+}
+
+type OpenTerminal101Response struct {
+}
+
+func (response OpenTerminal101Response) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+	w.WriteHeader(101)
+	return nil
+}
+
+type OpenTerminal401JSONResponse struct{ RefusedJSONResponse }
+
+func (response OpenTerminal401JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal409JSONResponse Refusal
+
+func (response OpenTerminal409JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal426JSONResponse Refusal
+
+func (response OpenTerminal426JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(426)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type StartTurnRequestObject struct {
 	Body *StartTurnJSONRequestBody
 }
@@ -1789,6 +2491,9 @@ func (response AbortTurn401JSONResponse) VisitAbortTurnResponse(w http.ResponseW
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// RenewEgress Replace the credential of the way out
+	// (PUT /v1/egress)
+	RenewEgress(ctx context.Context, request RenewEgressRequestObject) (RenewEgressResponseObject, error)
 	// StreamEvents Follow the event log of this attempt
 	// (GET /v1/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -1798,6 +2503,9 @@ type StrictServerInterface interface {
 	// BindSession Bind the sandbox to a session's attempt
 	// (PUT /v1/session)
 	BindSession(ctx context.Context, request BindSessionRequestObject) (BindSessionResponseObject, error)
+	// OpenTerminal Attach to the harness's terminal
+	// (GET /v1/terminal)
+	OpenTerminal(ctx context.Context, request OpenTerminalRequestObject) (OpenTerminalResponseObject, error)
 	// StartTurn Hand over a turn
 	// (POST /v1/turns)
 	StartTurn(ctx context.Context, request StartTurnRequestObject) (StartTurnResponseObject, error)
@@ -1843,6 +2551,37 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
+}
+
+// RenewEgress operation middleware
+func (sh *strictHandler) RenewEgress(w http.ResponseWriter, r *http.Request) {
+	var request RenewEgressRequestObject
+
+	var body RenewEgressJSONRequestBody
+	if err := runtime.BindJSONBody(r, &body); err != nil {
+		sh.options.RequestErrorHandlerFunc(w, r, fmt.Errorf("can't decode JSON body: %w", err))
+		return
+	}
+	request.Body = &body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.RenewEgress(ctx, request.(RenewEgressRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RenewEgress")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(RenewEgressResponseObject); ok {
+		if err := validResponse.VisitRenewEgressResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
 }
 
 // StreamEvents operation middleware
@@ -1919,6 +2658,32 @@ func (sh *strictHandler) BindSession(w http.ResponseWriter, r *http.Request) {
 		sh.options.ResponseErrorHandlerFunc(w, r, err)
 	} else if validResponse, ok := response.(BindSessionResponseObject); ok {
 		if err := validResponse.VisitBindSessionResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// OpenTerminal operation middleware
+func (sh *strictHandler) OpenTerminal(w http.ResponseWriter, r *http.Request, params OpenTerminalParams) {
+	var request OpenTerminalRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.OpenTerminal(ctx, request.(OpenTerminalRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "OpenTerminal")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(OpenTerminalResponseObject); ok {
+		if err := validResponse.VisitOpenTerminalResponse(w); err != nil {
 			sh.options.ResponseErrorHandlerFunc(w, r, err)
 		}
 	} else if response != nil {

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/litellm-agent-platform/lap/sandbox/harness"
@@ -81,8 +82,9 @@ type daemon struct {
 func (d *daemon) run(ctx context.Context) (reason string, err error) {
 	sessionCtx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
+	attached := newTerminals()
 	srv := &http.Server{
-		Handler:           (&api{s: d.s, log: d.log, beat: heartbeat}).handler(d.gate),
+		Handler:           (&api{s: d.s, log: d.log, beat: heartbeat, terminals: attached}).handler(d.gate),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
@@ -99,12 +101,16 @@ func (d *daemon) run(ctx context.Context) (reason string, err error) {
 	d.s.stopping()
 	stop()
 	<-ended
+	d.s.closeEgress()
 	d.s.events.end()
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainWithin)
 	defer cancel()
+	var farewell sync.WaitGroup
+	farewell.Go(func() { attached.end(drain) })
 	if srv.Shutdown(drain) != nil {
 		err = errors.Join(err, srv.Close())
 	}
+	farewell.Wait()
 	return reason, errors.Join(err, d.s.events.close())
 }
 

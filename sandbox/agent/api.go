@@ -37,9 +37,10 @@ var version = sync.OnceValue(func() string {
 
 // api answers the calls of the protocol: it translates, and the session decides.
 type api struct {
-	s    *session
-	log  *slog.Logger
-	beat time.Duration
+	s         *session
+	log       *slog.Logger
+	beat      time.Duration
+	terminals *terminals
 }
 
 var _ sandboxd.StrictServerInterface = (*api)(nil)
@@ -47,7 +48,7 @@ var _ sandboxd.StrictServerInterface = (*api)(nil)
 // handler serves the protocol behind the gate.
 func (a *api) handler(g *gate) http.Handler {
 	badRequest := func(w http.ResponseWriter, _ *http.Request, err error) { refuse(w, http.StatusBadRequest, err.Error()) }
-	strict := sandboxd.NewStrictHandlerWithOptions(a, nil, sandboxd.StrictHTTPServerOptions{
+	strict := sandboxd.NewStrictHandlerWithOptions(a, []sandboxd.StrictMiddlewareFunc{withRequest}, sandboxd.StrictHTTPServerOptions{
 		RequestErrorHandlerFunc: badRequest,
 		ResponseErrorHandlerFunc: func(w http.ResponseWriter, r *http.Request, err error) {
 			a.log.Error("call failed", "method", r.Method, "path", r.URL.Path, "err", err)
@@ -106,6 +107,19 @@ func (a *api) BindSession(_ context.Context, r sandboxd.BindSessionRequestObject
 		return nil, err
 	}
 	return sandboxd.BindSession200JSONResponse(a.s.health()), nil
+}
+
+func (a *api) RenewEgress(_ context.Context, r sandboxd.RenewEgressRequestObject) (sandboxd.RenewEgressResponseObject, error) {
+	err := a.s.renewEgress(r.Body.Credential)
+	switch {
+	case errors.Is(err, errInvalid):
+		return sandboxd.RenewEgress400JSONResponse{RefusedJSONResponse: refusal(err)}, nil
+	case errors.Is(err, errConflict):
+		return sandboxd.RenewEgress409JSONResponse{Error: err.Error()}, nil
+	case err != nil:
+		return nil, err
+	}
+	return sandboxd.RenewEgress204Response{}, nil
 }
 
 func (a *api) StartTurn(_ context.Context, r sandboxd.StartTurnRequestObject) (sandboxd.StartTurnResponseObject, error) {

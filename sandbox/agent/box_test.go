@@ -30,6 +30,7 @@ type box struct {
 	key    ed25519.PrivateKey
 	c      agent.Config
 	fake   *fakeHarness
+	tty    *ttyHarness // instead of fake, unless nil
 	client *sandboxd.ClientWithResponses
 	http   *http.Client
 	cancel context.CancelFunc
@@ -103,7 +104,11 @@ func (b *box) start() {
 	log := slog.New(slog.NewTextHandler(b.t.Output(), nil))
 	ended := make(chan error, 1)
 	b.ended = ended
-	go func() { ended <- agent.Run(ctx, b.c, map[string]harness.Harness{"fake": b.fake}, log) }()
+	harnesses := map[string]harness.Harness{"fake": b.fake}
+	if b.tty != nil {
+		harnesses["fake"] = b.tty
+	}
+	go func() { ended <- agent.Run(ctx, b.c, harnesses, log) }()
 	b.t.Cleanup(func() {
 		if err := b.stop(); err != nil {
 			b.t.Error(err)

@@ -3,7 +3,10 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
@@ -34,7 +37,35 @@ func (s *session) check(c sandboxd.SessionConfig) error {
 	if c.Repo != nil {
 		errs = append(errs, checkRepo(*c.Repo))
 	}
+	if c.Egress != nil {
+		errs = append(errs, checkEgress(*c.Egress))
+	}
 	return errors.Join(errs...)
+}
+
+func checkEgress(e sandboxd.Egress) error {
+	path, unix := strings.CutPrefix(e.Proxy, "unix:")
+	if _, _, err := net.SplitHostPort(e.Proxy); unix && !filepath.IsAbs(path) || !unix && err != nil {
+		return errors.New("egress.proxy is neither host:port nor unix: and an absolute path")
+	}
+	if !isCredential(e.Credential) {
+		return errors.New("egress.credential cannot be sent")
+	}
+	for _, m := range e.Mirrors {
+		host, _, err := net.SplitHostPort(m)
+		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+			return errors.New("egress.mirrors has an entry that is not on loopback")
+		}
+	}
+	if slices.ContainsFunc(e.Direct, func(host string) bool { return host == "" || strings.ContainsAny(host, ", \x00") }) {
+		return errors.New("egress.direct has an entry that is no host")
+	}
+	return nil
+}
+
+// isCredential tells whether a text can stand in a field of HTTP.
+func isCredential(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r > '~' })
 }
 
 func checkRepo(r sandboxd.Repo) error {

@@ -27,7 +27,10 @@ type Config struct {
 	HarnessID   string            `json:"harness_id"`  // the only harness this sandbox can run; empty: any
 	HarnessBin  string            `json:"harness_bin"` // path of the harness's program
 	IdleExitS   int               `json:"idle_exit_s"` // ends itself after so long without an authenticated call; 0: never
-	Dir         string            `json:"-"`           // where lock, pid.json, exit.json and the socket are; empty: working directory
+	OwnNetwork  bool              `json:"own_network"` // the process has a network of its own, in which nothing but itself listens
+	Route       string            `json:"route"`       // host:port that RouteSocket leads to, whatever the platform does; empty: none
+	RouteSocket string            `json:"route_socket"`
+	Dir         string            `json:"-"` // where lock, pid.json, exit.json and the socket are; empty: working directory
 	abortWithin time.Duration     // for a harness that does not obey; zero: 15 s
 }
 

@@ -35,11 +35,19 @@ func (k *keeper) serve(ctx context.Context, notes string) {
 	}
 	defer func() { k.running.Close() }()
 	k.rec.end()
-	k.s.ready(ctx, k.running.SessionID(), notes)
+	t, terminal := k.running.(harness.Terminal)
+	if terminal {
+		k.s.show(t.Terminal())
+	}
+	k.s.ready(ctx, k.running.SessionID(), harness.ConversationOf(k.running, k.hc), notes)
 	k.spare = true
 	for {
 		lost := k.next(ctx)
 		if ctx.Err() != nil {
+			break
+		}
+		if lost != "" && terminal { // whoever ended the program meant it
+			k.exited(ctx, k.secrets.clean(lost))
 			break
 		}
 		if lost != "" && !k.restart(ctx, lost) {
@@ -77,7 +85,7 @@ func (k *keeper) next(ctx context.Context) (lost string) {
 func (k *keeper) restart(ctx context.Context, lost string) bool {
 	lost = k.secrets.clean(lost)
 	k.s.log.Warn("harness is lost", "reason", lost, "restart", k.spare)
-	k.hc.Resume = k.running.SessionID()
+	k.hc.Resume, k.hc.Replay = k.running.SessionID(), "" // more was said since
 	k.running.Close()
 	if !k.spare {
 		k.exited(ctx, lost)

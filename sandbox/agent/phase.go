@@ -36,9 +36,9 @@ func (s *session) setPhaseLocked(phase, detail string) {
 }
 
 // ready announces that turns may come. detail is kept as the last phase's.
-func (s *session) ready(ctx context.Context, harnessSession, detail string) {
+func (s *session) ready(ctx context.Context, harnessSession, conversation, detail string) {
 	s.setPhase(phases[len(phases)-1], detail)
-	s.conclude(ctx, stateReady, typeReady, "", map[string]string{"harness_session_id": harnessSession})
+	s.conclude(ctx, stateReady, typeReady, "", map[string]string{"harness_session_id": harnessSession, "conversation": conversation})
 }
 
 // conclude appends a record that must not be lost and sets the state it stands for, in one step for every caller. While the disk

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -46,10 +47,21 @@ func (s *session) install(ctx context.Context, t *tree, text string, given map[s
 		"--no-color", "--progress-bar", "off", "-r", file,
 	}
 	if out, err := c.run(ctx); err != nil {
-		return fmt.Errorf("install requirements: pip: %s (%w)", lastLines(out, pipLines), err)
+		return fmt.Errorf("install requirements: pip: %s (%w)", lastLines(fromError(out), pipLines), err)
 	}
 	if err := t.replace(mark, []byte(want), 0o600); err != nil {
 		return fmt.Errorf("mark virtual environment: %w", err)
 	}
 	return nil
+}
+
+// fromError is what pip says from its first error on, or all of it if there is none.
+func fromError(out string) string {
+	if strings.HasPrefix(out, "ERROR:") {
+		return out
+	}
+	if i := strings.Index(out, "\nERROR:"); i >= 0 {
+		return out[i+1:]
+	}
+	return out
 }

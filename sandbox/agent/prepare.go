@@ -72,6 +72,12 @@ func (s *session) harnessConfig(c sandboxd.SessionConfig, venv string) (harness.
 	if c.HarnessSessionID != nil {
 		hc.Resume = *c.HarnessSessionID
 	}
+	if c.InitialPrompt != nil && c.Attempt == 1 {
+		hc.Typed = *c.InitialPrompt
+	}
+	if c.Transcript != nil {
+		hc.Replay = *c.Transcript
+	}
 	return hc, nil
 }
 

@@ -57,6 +57,9 @@ func (r *redactor) learn(c sandboxd.SessionConfig) {
 	if c.Repo != nil && c.Repo.Token != nil {
 		secrets = append(secrets, *c.Repo.Token, gitBasic(*c.Repo.Token))
 	}
+	if c.Egress != nil {
+		secrets = append(secrets, c.Egress.Credential)
+	}
 	// A secret that holds another one has to go first.
 	slices.SortFunc(secrets, func(a, b string) int { return len(b) - len(a) })
 	var pairs []string

@@ -13,6 +13,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/sandbox/harness"
+	"github.com/litellm-agent-platform/lap/sandbox/terminal"
 )
 
 // States as Health shows them.
@@ -54,6 +55,9 @@ type session struct {
 	seen    map[string]bool // turns taken
 	current string          // turn taken and not ended
 	aborted bool            // current is to end as aborted
+
+	terminal *terminal.Terminal // of the harness, if it has one
+	relay    *relay             // the way out, if the platform gave one; set once, with the binding
 }
 
 // openSession opens the state directory. If an earlier sandboxd was bound here it died: what it served is over, and all that is
@@ -125,6 +129,10 @@ func (s *session) health() sandboxd.Health {
 		id := s.binding.SessionID
 		h.SessionID = &id
 	}
+	if s.terminal != nil {
+		at := s.terminal.LastActive().UTC()
+		h.TerminalActiveAt = &at
+	}
 	return h
 }
 
@@ -142,13 +150,53 @@ func (s *session) bind(c sandboxd.SessionConfig) error {
 	if err := s.check(c); err != nil {
 		return fmt.Errorf("%w: %w", errInvalid, err)
 	}
-	if err := writeJSON(s.bindingFile(), want); err != nil {
+	out, err := s.wayOut(c.Egress)
+	if err != nil {
 		return err
 	}
+	if err := writeJSON(s.bindingFile(), want); err != nil {
+		if out != nil {
+			out.close()
+		}
+		return err
+	}
+	s.relay = out
 	s.binding, s.state = want, stateStarting
 	s.log.Info("bound", "session_id", want.SessionID, "attempt", want.Attempt)
 	s.bound <- c
 	return nil
+}
+
+// wayOut opens the relay to the platform's proxy, if there is one.
+func (s *session) wayOut(e *sandboxd.Egress) (*relay, error) {
+	if e == nil {
+		return nil, nil
+	}
+	return openRelay(*e, s.c)
+}
+
+// renewEgress takes a new credential for the way out.
+func (s *session) renewEgress(credential string) error {
+	if !isCredential(credential) {
+		return fmt.Errorf("%w: credential cannot be sent", errInvalid)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.relay == nil {
+		return fmt.Errorf("%w: this sandbox has no way out of the platform's", errConflict)
+	}
+	s.relay.renew(credential)
+	return nil
+}
+
+// closeEgress ends the way out with all its connections.
+func (s *session) closeEgress() {
+	s.mu.Lock()
+	r := s.relay
+	s.mu.Unlock()
+	if r != nil {
+		r.close()
+	}
 }
 
 // startTurn takes a turn unless it was taken before. Its id is on disk when this returns.
@@ -163,6 +211,9 @@ func (s *session) startTurn(t sandboxd.Turn) error {
 	}
 	if s.state != stateReady {
 		return fmt.Errorf("%w: the harness is not ready, the sandbox is %s", errConflict, s.state)
+	}
+	if s.terminal != nil {
+		return fmt.Errorf("%w: the harness has a terminal", errConflict)
 	}
 	if s.current != "" {
 		return fmt.Errorf("%w: turn %s runs", errConflict, s.current)
@@ -215,7 +266,7 @@ func (s *session) serve(ctx context.Context, c sandboxd.SessionConfig) {
 	defer rec.close()
 	h := s.harnesses[c.HarnessID]
 	hc, notes, err := s.prepare(ctx, c, secrets)
-	c.Files, c.Repo = nil, nil
+	c.Files, c.Repo, c.Egress = nil, nil, nil
 	debug.FreeOSMemory() // the files may have been megabytes
 	if err != nil {
 		s.fail(ctx, secrets.clean(err.Error()))

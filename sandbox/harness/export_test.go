@@ -18,3 +18,17 @@ func GivesUp(wait time.Duration, after ...time.Duration) string {
 	}
 	return why
 }
+
+// CodexConfig returns what codex is configured by for a model called after the prompt, the same prompt and an MCP server with
+// these headers.
+func CodexConfig(home, prompt string, headers map[string]string) (profile []byte, args []string, err error) {
+	s := &codexSetup{
+		config:  Config{Model: prompt, Prompt: prompt, Env: []string{"HOME=" + home}, Dir: home},
+		servers: []MCPServer{{Name: "s", Kind: MCPHTTP, URL: "http://127.0.0.1/", Headers: headers}},
+	}
+	if profile, err = s.encoded(); err != nil {
+		return nil, nil, err
+	}
+	args, err = s.arguments()
+	return profile, args, err
+}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
+	"github.com/litellm-agent-platform/lap/sandbox/terminal"
 )
 
 // Config is what a harness needs to start.
@@ -22,6 +23,8 @@ type Config struct {
 	MCP       []string         // as in the public API's mcp_servers; ${NAME} is filled from Env
 	Silence   time.Duration    // the gateway may say nothing for so long, before an answer or within one; 0: 5 minutes
 	Resume    string           // native conversation to go on with; empty: start one
+	Replay    string           // what was said before, told to a new conversation if there is none to resume; may be empty
+	Typed     string           // terminal harnesses: typed and sent once they are ready, unless they resume; may be empty
 	Emit      func(Event)      // called in order for everything between Start and the end of Turn; must not block for long
 	LogWriter interface {      // gets the harness's stdout and stderr; usually a file of sandboxd
 		Write([]byte) (int, error)
@@ -68,7 +71,35 @@ type Running interface {
 	Close()
 }
 
+// Terminal is a Running that people use through its terminal. It takes no turns: Turn fails, Abort does nothing.
+type Terminal interface {
+	Running
+	// Terminal is the pseudo-terminal of the program; it is closed by Close.
+	Terminal() *terminal.Terminal
+}
+
+// How a conversation began.
+const (
+	ConversationNew      = "new"
+	ConversationResumed  = "resumed"
+	ConversationReplayed = "replayed" // a new one that was told what was said before
+)
+
+// ConversationOf tells how the conversation of a harness began that was started with c. A harness that can begin it in another way
+// than it was asked to says so by a method Conversation.
+func ConversationOf(r Running, c Config) string {
+	if says, ok := r.(interface{ Conversation() string }); ok {
+		return says.Conversation()
+	}
+	if c.Resume != "" {
+		return ConversationResumed
+	}
+	return ConversationNew
+}
+
 // All returns the harnesses of this version by their ids in the public API.
 func All() map[string]Harness {
-	return map[string]Harness{"opencode": NewOpenCode()}
+	return map[string]Harness{
+		"opencode": NewOpenCode(), "claude-agent-sdk": NewClaudeAgentSDK(), "claude-code": NewClaudeCode(), "codex": NewCodex(),
+	}
 }

@@ -195,3 +195,18 @@ func envMap(env []string) map[string]string {
 	}
 	return m
 }
+
+// mcpSecrets are the parts of MCP servers that may be credentials.
+func mcpSecrets(servers []MCPServer) (secrets []string) {
+	for _, s := range servers {
+		for _, value := range s.Headers {
+			if len(value) >= minSecret {
+				secrets = append(secrets, value)
+			}
+		}
+		if strings.ContainsAny(s.URL, "?@") {
+			secrets = append(secrets, s.URL)
+		}
+	}
+	return secrets
+}

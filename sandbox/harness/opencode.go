@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net/http"
 	"regexp"
 	"sync"
 	"time"
@@ -36,6 +37,7 @@ type openCodeRun struct {
 	proc    *process
 	api     *openCodeAPI
 	session string
+	began   string // how the conversation began
 	redact  func(string) string
 
 	stop     context.CancelFunc // ends follow
@@ -145,18 +147,22 @@ func (r *openCodeRun) awaitHealth(ctx context.Context) error {
 	}
 }
 
-// openSession resumes the conversation or starts one. A title saves the model call that would make one; the rules hold against
-// a repository's own configuration.
+// openSession resumes the conversation, or starts one if there is none, which is told what was said before. A title saves the model
+// call that would make one; the rules hold against a repository's own configuration.
 func (r *openCodeRun) openSession(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*callTimeout)
 	defer cancel()
 	var s struct{ ID string }
 	if r.config.Resume != "" {
-		if err := r.api.get(ctx, "/session/"+r.config.Resume, &s); err != nil {
+		err := r.api.get(ctx, "/session/"+r.config.Resume, &s)
+		var no *refusal
+		switch {
+		case err == nil:
+			r.session, r.began = r.config.Resume, ConversationResumed
+			return nil
+		case !errors.As(err, &no) || no.status != http.StatusNotFound || r.config.Replay == "":
 			return fmt.Errorf("resume conversation %s: %w", r.config.Resume, err)
 		}
-		r.session = r.config.Resume
-		return nil
 	}
 	type rule struct {
 		Permission string `json:"permission"`
@@ -170,9 +176,31 @@ func (r *openCodeRun) openSession(ctx context.Context) error {
 	if !openCodeSession.MatchString(s.ID) {
 		return errors.New("open a conversation: its id is malformed")
 	}
-	r.session = s.ID
+	r.session, r.began = s.ID, ConversationNew
+	if r.config.Replay == "" {
+		return nil
+	}
+	r.began = ConversationReplayed
+	return r.tell(ctx, replayIntroduction+r.config.Replay)
+}
+
+// replayIntroduction stands before what was said in a conversation that is lost.
+const replayIntroduction = "This conversation goes on from an earlier one, whose record follows. Files and processes of that time " +
+	"may be gone. Do not answer this message; take it as what was said before.\n\n"
+
+// tell adds a message to the conversation that no model answers.
+func (r *openCodeRun) tell(ctx context.Context, text string) error {
+	message := openCodePrompt{
+		Model: openCodeChoice{gatewayProvider, r.config.Model}, NoReply: true, Parts: []openCodeInput{{Type: "text", Text: text}},
+	}
+	if err := r.api.post(ctx, "/session/"+r.session+"/message", message, nil); err != nil {
+		return fmt.Errorf("tell what was said before: %w", err)
+	}
 	return nil
 }
+
+// Conversation tells how the conversation began.
+func (r *openCodeRun) Conversation() string { return r.began }
 
 // reportMCP tells how each MCP server is. One that does not work is no reason not to start.
 func (r *openCodeRun) reportMCP(ctx context.Context) error {

@@ -98,8 +98,9 @@ type openCodeStatus struct {
 }
 
 type openCodePrompt struct {
-	MessageID string          `json:"messageID"`
+	MessageID string          `json:"messageID,omitempty"` // empty: opencode makes one
 	Model     openCodeChoice  `json:"model"`
+	NoReply   bool            `json:"noReply,omitempty"`
 	Parts     []openCodeInput `json:"parts"`
 }
 
@@ -109,7 +110,7 @@ type openCodeChoice struct {
 }
 
 type openCodeInput struct {
-	ID       string `json:"id"`
+	ID       string `json:"id,omitempty"`
 	Type     string `json:"type"`
 	Text     string `json:"text,omitempty"`
 	Mime     string `json:"mime,omitempty"`

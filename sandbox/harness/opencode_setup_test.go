@@ -36,7 +36,10 @@ var openCodeBin = sync.OnceValues(func() (string, error) {
 	return local.NPM(filepath.Join(cache, "lap-test", "harnesses")).Install(context.Background(), "opencode", func(string) {})
 })
 
-type demoRequest = demo.Request
+type (
+	demoRequest = demo.Request
+	demoMessage = demo.Message
+)
 
 // box is a place to run opencode in, and what came out of it.
 type box struct {

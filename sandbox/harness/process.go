@@ -32,19 +32,23 @@ type processSpec struct {
 	env    []string
 	log    io.Writer           // gets stdout and stderr
 	line   func(string)        // called for each line of them, from one goroutine; may be nil
+	stdin  bool                // whether there is something to write to its standard input
+	stdout func(io.Reader)     // reads its standard output, which then goes nowhere else; may be nil
 	redact func(string) string // applied to what reaches a reason
 	exited func()              // called once the program has ended, before what it left behind is; may be nil
 }
 
 // process is a harness's process. Everything it starts carries a mark in its environment, so that tools which made process
-// groups and sessions of their own end with it. Two goroutines belong to it: one reads the output, one waits for the end; both
-// are over when done is closed.
+// groups and sessions of their own end with it. Two goroutines belong to it, and one more that reads a standard output of its own:
+// they read the output and wait for the end; all are over when done is closed.
 type process struct {
-	spec processSpec
-	cmd  *exec.Cmd
-	mark string
-	done chan struct{}
-	tail tail
+	spec  processSpec
+	cmd   *exec.Cmd
+	mark  string
+	done  chan struct{}
+	tail  tail
+	stdin *os.File // writes to it fail once the process is over
+	files []*os.File
 
 	mu     sync.Mutex // guards reaped: whether the pid may be another's by now
 	reaped bool
@@ -53,32 +57,65 @@ type process struct {
 }
 
 func startProcess(spec processSpec) (*process, error) {
-	r, w, err := os.Pipe()
-	if err != nil {
-		return nil, fmt.Errorf("start %s: %w", spec.name, err)
-	}
 	p := &process{spec: spec, done: make(chan struct{}), mark: "LAP_HARNESS_RUN=" + uuid.NewString()}
 	p.cmd = exec.Command(spec.argv[0], spec.argv[1:]...)
 	p.cmd.Dir, p.cmd.Env = spec.dir, append(spec.env[:len(spec.env):len(spec.env)], p.mark)
-	p.cmd.Stdout, p.cmd.Stderr = w, w
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
-	err = p.cmd.Start()
-	_ = w.Close()
+	var readers []func()
+	theirs, err := p.connect(&readers)
+	if err == nil {
+		err = p.cmd.Start()
+	}
+	closeAll(theirs)
 	if err != nil {
-		_ = r.Close()
+		closeAll(p.files)
 		return nil, fmt.Errorf("start %s: %w", spec.name, err)
 	}
-	output := make(chan struct{})
-	go func() {
-		defer close(output)
-		p.readOutput(r)
-	}()
-	go p.wait(r, output)
+	var output sync.WaitGroup
+	for _, read := range readers {
+		output.Go(read)
+	}
+	go p.wait(&output)
 	return p, nil
 }
 
+// connect makes the pipes. It returns the ends that the process gets, also with an error.
+func (p *process) connect(readers *[]func()) (theirs []*os.File, err error) {
+	pipe := func() (r, w *os.File) {
+		if err == nil {
+			r, w, err = os.Pipe()
+		}
+		return r, w
+	}
+	out, w := pipe()
+	if err != nil {
+		return nil, err
+	}
+	p.files, theirs = append(p.files, out), append(theirs, w)
+	p.cmd.Stdout, p.cmd.Stderr = w, w
+	*readers = append(*readers, func() { p.readOutput(out) })
+	if p.spec.stdout != nil {
+		if out, w := pipe(); err == nil {
+			p.files, theirs, p.cmd.Stdout = append(p.files, out), append(theirs, w), w
+			*readers = append(*readers, func() { p.spec.stdout(out) })
+		}
+	}
+	if p.spec.stdin {
+		if r, in := pipe(); err == nil {
+			p.files, theirs, p.cmd.Stdin, p.stdin = append(p.files, in), append(theirs, r), r, in
+		}
+	}
+	return theirs, err
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		_ = f.Close()
+	}
+}
+
 // wait ends what the process left behind before it says that the process is over.
-func (p *process) wait(r *os.File, output <-chan struct{}) {
+func (p *process) wait(output *sync.WaitGroup) {
 	defer close(p.done)
 	awaitExit(p.cmd.Process.Pid)
 	p.mu.Lock()
@@ -90,9 +127,11 @@ func (p *process) wait(r *os.File, output <-chan struct{}) {
 		p.spec.exited()
 	}
 	killMarked(p.mark)
-	_ = r.SetReadDeadline(time.Now().Add(outputGrace))
-	<-output
-	_ = r.Close()
+	for _, f := range p.files {
+		_ = f.SetDeadline(time.Now().Add(outputGrace))
+	}
+	output.Wait()
+	closeAll(p.files)
 	p.reason = p.spec.redact(p.exitReason(err))
 }
 
@@ -226,13 +265,17 @@ func (t *tail) flush(line func(string)) {
 	if text == "" {
 		return
 	}
-	t.mu.Lock()
-	t.lines = append(t.lines, text)
-	t.lines = t.lines[max(0, len(t.lines)-tailLines):]
-	t.mu.Unlock()
+	t.add(text)
 	if line != nil {
 		line(text)
 	}
+}
+
+func (t *tail) add(line string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lines = append(t.lines, line)
+	t.lines = t.lines[max(0, len(t.lines)-tailLines):]
 }
 
 // String is the lines on one line.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,7 +37,7 @@ const (
 	lockPoll    = 50 * time.Millisecond  // while another installation runs
 )
 
-func (n *npm) Harnesses() []string { return []string{"opencode"} }
+func (n *npm) Harnesses() []string { return slices.Clone(managed) }
 
 func (n *npm) Install(ctx context.Context, harness string, progress func(string)) (string, error) {
 	p, err := nativePackage(harness)
@@ -79,7 +80,7 @@ func (n *npm) lock(ctx context.Context, p npmPackage, progress func(string)) (*o
 			return nil, fmt.Errorf("lock %s: %w", n.dir, errors.Join(err, f.Close()))
 		}
 		if !told {
-			progress(fmt.Sprintf("waiting for another installation of %s %s", p.harness, p.version))
+			progress(fmt.Sprintf("waiting for another installation of %s %s", p.program, p.version))
 		}
 		if !pause(ctx, lockPoll) {
 			return nil, errors.Join(ctx.Err(), f.Close())

@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -110,6 +111,36 @@ func TestInstallationIsPinnedAndGetsNoSecret(t *testing.T) {
 	}
 }
 
+func TestHarnessesThatShareAProgramShareItsInstallation(t *testing.T) {
+	t.Parallel()
+	n := fakeNPM(t, t.TempDir(), `
+program() { mkdir -p "node_modules/$(dirname "$1")"; echo '#!/bin/sh' > "node_modules/$1"; chmod 755 "node_modules/$1"; }
+program opencode-linux-x64/bin/opencode
+program opencode-linux-x64-baseline/bin/opencode
+program @anthropic-ai/claude-code-linux-x64/claude
+program @openai/codex/vendor/x86_64-unknown-linux-musl/bin/codex`)
+	programs := map[string]string{}
+	for _, harness := range n.Harnesses() {
+		bin, err := n.Install(t.Context(), harness, quiet)
+		if err != nil {
+			t.Fatalf("%s: %v", harness, err)
+		}
+		programs[harness] = filepath.Base(bin)
+		p, err := nativePackage(harness)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lock, err := os.ReadFile(filepath.Join(n.dir, p.prefix(), "package-lock.json"))
+		if err != nil || !strings.Contains(string(lock), p.integrity) || len(p.integrity) != len("sha512-")+88 {
+			t.Errorf("%s: %s, %v", harness, lock, err)
+		}
+	}
+	want := map[string]string{"opencode": "opencode", "claude-agent-sdk": "claude", "claude-code": "claude", "codex": "codex"}
+	if !maps.Equal(programs, want) || strings.Count(n.calls(t), "ci ") != 3 {
+		t.Errorf("installed %v by %q", programs, n.calls(t))
+	}
+}
+
 func TestInstallationThatWasKilledIsDoneAgain(t *testing.T) {
 	t.Parallel()
 	n := fakeNPM(t, t.TempDir(), makesProgram)
@@ -207,7 +238,7 @@ func TestInstallationWithoutNPMSaysWhatToInstall(t *testing.T) {
 	if _, err := n.Install(t.Context(), "opencode", quiet); err == nil || !strings.Contains(err.Error(), "install Node.js") {
 		t.Errorf("got %v", err)
 	}
-	if _, err := n.Install(t.Context(), "codex", quiet); err == nil || !strings.Contains(err.Error(), "codex") {
+	if _, err := n.Install(t.Context(), "pi", quiet); err == nil || !strings.Contains(err.Error(), "no managed installation of pi") {
 		t.Errorf("got %v", err)
 	}
 }

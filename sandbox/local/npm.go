@@ -19,37 +19,60 @@ import (
 
 // npmPackage is a native program on the npm registry.
 type npmPackage struct {
-	harness   string
-	version   string
+	program   string // what it is called; harnesses may share one
+	version   string // as the package's name on the registry has it
 	name      string
+	file      string // the program's path in the package
 	integrity string // of the package file, as npm computes it
 }
 
-func (p npmPackage) prefix() string { return p.harness + "-" + p.version }
+func (p npmPackage) prefix() string { return p.program + "-" + p.version }
 
-func (p npmPackage) bin() string { return filepath.Join("node_modules", p.name, "bin", p.harness) }
+func (p npmPackage) bin() string { return filepath.Join("node_modules", p.name, p.file) }
 
-const opencodeVersion = "1.18.33"
+const (
+	opencodeVersion = "1.18.33"
+	claudeVersion   = "2.1.330"
+	codexVersion    = "0.169.0-linux-x64"
+)
 
 var (
 	opencodeX64 = npmPackage{
-		"opencode", opencodeVersion, "opencode-linux-x64",
+		"opencode", opencodeVersion, "opencode-linux-x64", "bin/opencode",
 		"sha512-q/t/3p2CTxOT9y2kvjesb/LZab2+1eqlhhWA02Be6mjTtmYtNBcBsrI5yDo4Fw7ZSPBW2oyMIGMNRqiKQjiAWw==",
 	}
 	opencodeX64Baseline = npmPackage{ // for processors without AVX2
-		"opencode", opencodeVersion, "opencode-linux-x64-baseline",
+		"opencode", opencodeVersion, "opencode-linux-x64-baseline", "bin/opencode",
 		"sha512-1KQGBiiDDeL/VHHbHkOvvFo8Jr97WT5+C1tear+p7IcDTnXgVHXqIjU4O4jM4mHQzykTP2i884FCnW5LDa+zCA==",
 	}
+	claudeX64 = npmPackage{
+		"claude", claudeVersion, "@anthropic-ai/claude-code-linux-x64", "claude",
+		"sha512-9Gn+V7DtJ8M1nztP9CeDVl9g3RtrepI7rOFTyPRRnZe8D6zebIHKmC7OvBauucuAP0X0k85SDN/LPVZyjsGezQ==",
+	}
+	codexX64 = npmPackage{
+		"codex", codexVersion, "@openai/codex", "vendor/x86_64-unknown-linux-musl/bin/codex",
+		"sha512-o05NyAOCDygSPRo1yinzxvkRSdmsZyBD9E7mbpmjRanSfM8lypqWtQgEo4XfNkwhuCR2aFu8mlGOsQGFXVbVww==",
+	}
 )
+
+// managed are the harnesses with a managed installation, by the ids that the public API gives them.
+var managed = []string{"opencode", "claude-agent-sdk", "claude-code", "codex"}
 
 // nativePackage returns the package for this machine.
 func nativePackage(harness string) (npmPackage, error) {
 	switch {
-	case harness != "opencode":
+	case !slices.Contains(managed, harness):
 		return npmPackage{}, fmt.Errorf("there is no managed installation of %s", harness)
 	case runtime.GOARCH != "amd64":
-		return npmPackage{}, fmt.Errorf("there is no pinned build of opencode %s for %s/%s", opencodeVersion, runtime.GOOS, runtime.GOARCH)
-	case !cpu.X86.HasAVX2:
+		return npmPackage{}, fmt.Errorf("there is no pinned build of %s for %s/%s", harness, runtime.GOOS, runtime.GOARCH)
+	}
+	switch harness {
+	case "claude-agent-sdk", "claude-code":
+		return claudeX64, nil
+	case "codex":
+		return codexX64, nil
+	}
+	if !cpu.X86.HasAVX2 {
 		return opencodeX64Baseline, nil
 	}
 	return opencodeX64, nil
@@ -91,7 +114,7 @@ func (n *npm) run(ctx context.Context, p npmPackage, dir string, lock *os.File, 
 	cmd.ExtraFiles = []*os.File{lock}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
-	progress(fmt.Sprintf("installing %s %s", p.harness, p.version))
+	progress(fmt.Sprintf("installing %s %s", p.program, p.version))
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("run npm: %w", err)
 	}
@@ -115,7 +138,7 @@ func (n *npm) await(cmd *exec.Cmd, p npmPackage, dir string, progress func(strin
 		case err := <-done:
 			return err
 		case <-tick.C:
-			progress(fmt.Sprintf("installing %s %s: %d MB so far", p.harness, p.version, treeSize(dir)>>20))
+			progress(fmt.Sprintf("installing %s %s: %d MB so far", p.program, p.version, treeSize(dir)>>20))
 		}
 	}
 }

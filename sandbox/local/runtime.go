@@ -1,7 +1,8 @@
 // Package local runs sandboxes as processes of this machine: the embedded default. It owns the directories below the data
 // directory (sandboxes, sessions, settings, harnesses), the sandboxd processes and everything they start, and the managed
 // installation of harness programs. Sandboxes outlive the server; a new Runtime on the same directory takes them over. A local
-// sandbox keeps its files and processes apart, but not its rights: it runs as the server's user, with the server's network.
+// sandbox keeps its files and processes apart, but not its rights: it runs as the server's user, with the server's network unless it
+// is to have one of its own.
 //
 // The package knows nothing of sessions' rows, of turns or of the protocol of sandboxd, and it works on Linux only. A Runtime is
 // safe for concurrent use; two of them must not share a data directory at the same time.
@@ -31,19 +32,23 @@ type Options struct {
 	HarnessDir string       // where harness programs are installed; empty: DataDir/harnesses
 	Command    []string     // how sandboxd is started; empty: this executable with the argument "sandboxd"
 	Installer  Installer    // provides harness programs; nil: pinned npm packages below HarnessDir
+	OwnNetwork bool         // sandboxes get a network of their own, with loopback alone; see ProbeNetwork
+	Route      string       // host:port that sandboxes with a network of their own reach without the server's proxy; empty: none
 	Logger     *slog.Logger // nil: discards
 }
 
 // Runtime is a sandbox.Runtime. Its goroutines are one per sandbox, which owns that sandbox's state until it has exited, one per
 // process that is watched, one per watcher, and one per deletion. Close waits for all of them.
 type Runtime struct {
-	sandboxes string
-	sessions  string
-	settings  *Settings
-	command   []string
-	installer Installer
-	log       *slog.Logger
-	termTime  time.Duration // how long sandboxd has to end by itself
+	sandboxes  string
+	sessions   string
+	settings   *Settings
+	command    []string
+	installer  Installer
+	log        *slog.Logger
+	ownNetwork bool
+	route      string
+	termTime   time.Duration // how long sandboxd has to end by itself
 
 	ctx    context.Context // ends with Close; the owned goroutines run on it
 	cancel context.CancelFunc
@@ -82,7 +87,7 @@ func newRuntime(o Options) (*Runtime, error) {
 	r := &Runtime{
 		sandboxes: filepath.Join(dir, "sandboxes"), sessions: filepath.Join(dir, "sessions"),
 		settings: &Settings{dir: filepath.Join(dir, "settings")},
-		command:  o.Command, installer: o.Installer, log: o.Logger, termTime: termTime,
+		command:  o.Command, installer: o.Installer, log: o.Logger, ownNetwork: o.OwnNetwork, route: o.Route, termTime: termTime,
 		boxes: map[sandbox.ID]*box{}, ops: map[string]*op{}, subs: map[*subscriber]struct{}{},
 	}
 	for _, d := range []string{r.sandboxes, r.sessions, r.settings.dir} {

@@ -22,6 +22,9 @@ type config struct {
 	HarnessID  string     `json:"harness_id"`
 	HarnessBin string     `json:"harness_bin"`
 	IdleExitS  int        `json:"idle_exit_s"`
+	OwnNetwork bool       `json:"own_network,omitempty"`
+	Route      string     `json:"route,omitempty"`
+	RouteSock  string     `json:"route_socket,omitempty"`
 }
 
 const idleExitS = 600 // sandboxd ends itself when nobody has called for so long
@@ -36,11 +39,14 @@ func (b *box) start(bin string) (*process, error) {
 		return nil, err
 	}
 	path := filepath.Join(b.dir, configFile)
-	err = writeJSON(path, config{
+	c := config{
 		SandboxID: b.rec.ID, CallerKey: b.rec.CallerKey, Socket: sockFile, Root: root, StateDir: filepath.Join(b.dir, stateDir),
-		HarnessID: b.rec.Harness, HarnessBin: bin, IdleExitS: idleExitS,
-	})
-	if err != nil {
+		HarnessID: b.rec.Harness, HarnessBin: bin, IdleExitS: idleExitS, OwnNetwork: b.r.ownNetwork,
+	}
+	if b.routed() {
+		c.Route, c.RouteSock = b.r.route, filepath.Join(b.dir, routeFile)
+	}
+	if err := writeJSON(path, c); err != nil {
 		return nil, err
 	}
 	out, err := os.OpenFile(filepath.Join(b.dir, logFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
@@ -52,9 +58,18 @@ func (b *box) start(bin string) (*process, error) {
 	cmd := exec.CommandContext(context.Background(), b.r.command[0], args...) // no end of a context ends it
 	cmd.Dir, cmd.Stdout, cmd.Stderr = b.dir, out, out
 	cmd.Env = b.env(root)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{}
+	if b.r.ownNetwork {
+		cmd.SysProcAttr = ownNetwork()
+	}
+	cmd.SysProcAttr.Setsid = true
 	if err := cmd.Start(); err != nil {
 		return nil, err
+	}
+	if b.routed() {
+		if err := b.startRoute(cmd.Process.Pid, cmd.Env, out); err != nil {
+			b.r.log.Warn("model gateway is reached through the server only", "sandbox_id", b.rec.ID, "err", err)
+		}
 	}
 	p, err := b.r.openProcess(cmd.Process.Pid)
 	if err != nil && !errors.Is(err, ErrClosed) { // what cannot be watched must not run; the next Runtime finds the other
