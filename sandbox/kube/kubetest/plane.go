@@ -1,0 +1,147 @@
+// Package kubetest is a Kubernetes for tests: a real kube-apiserver and etcd, built from the pins in sandbox/kube/controlplane,
+// and a stand-in for scheduler and kubelet that runs a real sandboxd per pod and tells of it by writing to the API server. A
+// "pod" here is a few processes of this machine with an address of their own in 127.0.0.0/8; it shows what the platform does, not
+// what isolation does. One Plane serves a whole test binary, with a namespace and a Kubelet for each test.
+package kubetest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/envtest"
+)
+
+// Plane is a running control plane.
+type Plane struct {
+	Config   *rest.Config // of an administrator
+	Sandboxd string       // path of the lean binary
+
+	env *envtest.Environment
+	dir string
+}
+
+// Start builds what is missing, which takes minutes on a machine that never did, and starts it.
+func Start() (*Plane, error) {
+	module := moduleDir()
+	assets, err := built(filepath.Join(module, "sandbox", "kube", "controlplane"), map[string]string{
+		"etcd": "./etcd", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
+	})
+	if err != nil {
+		return nil, err
+	}
+	p := &Plane{env: &envtest.Environment{
+		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute,
+	}}
+	if err := p.start(module); err != nil {
+		return nil, errors.Join(err, p.Stop())
+	}
+	return p, nil
+}
+
+func (p *Plane) start(module string) (err error) {
+	if p.dir, err = os.MkdirTemp("", "lap-kubetest-"); err != nil {
+		return err
+	}
+	p.Sandboxd = filepath.Join(p.dir, "sandboxd")
+	if err := goBuild(module, p.Sandboxd, "./sandbox/sandboxd"); err != nil {
+		return err
+	}
+	p.env.ControlPlane.GetAPIServer().Configure().Append("kubelet-preferred-address-types", "InternalIP")
+	if p.Config, err = p.env.Start(); err != nil {
+		return fmt.Errorf("start the control plane: %w", err)
+	}
+	p.Config.QPS = -1
+	return nil
+}
+
+// Stop ends the control plane.
+func (p *Plane) Stop() error {
+	err := p.env.Stop()
+	if p.dir != "" {
+		err = errors.Join(err, os.RemoveAll(p.dir))
+	}
+	return err
+}
+
+// User adds a user without any rights and returns how it connects.
+func (p *Plane) User(t *testing.T, name string) *rest.Config {
+	t.Helper()
+	u, err := p.env.AddUser(envtest.User{Name: name, Groups: []string{"lap"}}, &rest.Config{QPS: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return u.Config()
+}
+
+// Kubeconfig writes a file that connects as the administrator, with a namespace as the default one.
+func (p *Plane) Kubeconfig(t *testing.T) string {
+	t.Helper()
+	u, err := p.env.AddUser(envtest.User{Name: "admin-" + uuid.NewString(), Groups: []string{"system:masters"}}, &rest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := u.KubeConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// Namespace makes a namespace in which only pods of the Pod Security level "restricted" are admitted.
+func (p *Plane) Namespace(t *testing.T) string {
+	t.Helper()
+	ns := "test-" + uuid.NewString()[:13]
+	clients := p.Clients(t)
+	if _, err := clients.CoreV1().Namespaces().Create(t.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{
+		Name: ns, Labels: map[string]string{"pod-security.kubernetes.io/enforce": "restricted"},
+	}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	return ns
+}
+
+// Clients are typed clients of an administrator.
+func (p *Plane) Clients(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	clients, err := kubernetes.NewForConfig(p.Config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return clients
+}
+
+// Main is the Run of a testing.M with a control plane around it, for goleak.VerifyTestMain.
+type Main struct {
+	M   interface{ Run() int }
+	Use func(*Plane)
+}
+
+// Run starts the control plane, runs the tests and stops it.
+func (m Main) Run() int {
+	p, err := Start()
+	if err != nil {
+		_, _ = io.WriteString(os.Stderr, err.Error()+"\n")
+		return 1
+	}
+	m.Use(p)
+	code := m.M.Run()
+	if err := p.Stop(); err != nil {
+		_, _ = io.WriteString(os.Stderr, err.Error()+"\n")
+		return 1
+	}
+	return code
+}
