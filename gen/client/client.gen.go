@@ -270,8 +270,7 @@ type Agent struct {
 	EnvVars map[string]string `json:"env_vars"`
 
 	// HarnessID The coding agent that runs in the sandbox. `opencode` and `claude-agent-sdk` take messages; `claude-code` and `codex`
-	// are programs in a terminal. This server runs `opencode`; sessions of the others are refused with
-	// `harness_not_available`.
+	// are programs in a terminal. Sessions of a harness that this server cannot run are refused with `harness_not_available`.
 	HarnessID HarnessID `json:"harness_id"`
 
 	// HasActiveSession Whether one is `creating` or `ready`. Only in lists.
@@ -322,16 +321,16 @@ type Agent struct {
 
 // AgentCreate defines model for AgentCreate.
 type AgentCreate struct {
-	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these. The local
-	// runtime stores this list and does not enforce it.
+	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
+	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
+	// for what is enforced.
 	AllowOut nullable.Nullable[[]string] `json:"allow_out,omitempty"`
 
 	// Branch Branch to check out, a legal git ref name that does not start with `-`. Default `main`; if it was never set and the
 	// remote has no `main`, its HEAD is taken.
 	Branch nullable.Nullable[string] `json:"branch,omitempty"`
 
-	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`. The local runtime stores this list and does
-	// not enforce it.
+	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`, repository and MCP servers.
 	DenyOut nullable.Nullable[[]string] `json:"deny_out,omitempty"`
 
 	// EnvVars Environment of every session, for long-lived secrets. Keys match `^[A-Za-z_][A-Za-z0-9_]*$`; the compact JSON has at
@@ -342,7 +341,8 @@ type AgentCreate struct {
 	// HarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 	HarnessID nullable.Nullable[AgentCreateHarnessID] `json:"harness_id,omitempty"`
 
-	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity, and so are bytes through
+	// a terminal. Default 86,400,000
 	// (24 h).
 	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
 
@@ -401,16 +401,16 @@ type AgentList struct {
 
 // AgentUpdate The fields to change. All fields of `AgentCreate` but `harness_id` and `skill_ids`; `model` cannot be null.
 type AgentUpdate struct {
-	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these. The local
-	// runtime stores this list and does not enforce it.
+	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
+	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
+	// for what is enforced.
 	AllowOut nullable.Nullable[[]string] `json:"allow_out,omitempty"`
 
 	// Branch Branch to check out, a legal git ref name that does not start with `-`. Default `main`; if it was never set and the
 	// remote has no `main`, its HEAD is taken.
 	Branch nullable.Nullable[string] `json:"branch,omitempty"`
 
-	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`. The local runtime stores this list and does
-	// not enforce it.
+	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`, repository and MCP servers.
 	DenyOut nullable.Nullable[[]string] `json:"deny_out,omitempty"`
 
 	// EnvVars Environment of every session, for long-lived secrets. Keys match `^[A-Za-z_][A-Za-z0-9_]*$`; the compact JSON has at
@@ -418,7 +418,8 @@ type AgentUpdate struct {
 	// AGENT_PROMPT PORT GIT_TOKEN AGENT_REQUIREMENTS. Sealed at rest, masked in answers.
 	EnvVars nullable.Nullable[map[string]string] `json:"env_vars,omitempty"`
 
-	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity, and so are bytes through
+	// a terminal. Default 86,400,000
 	// (24 h).
 	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
 
@@ -452,6 +453,36 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
+// ClusterCheck defines model for ClusterCheck.
+type ClusterCheck struct {
+	// Message What is wrong, in one sentence.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Name Name of the check.
+	Name string `json:"name"`
+
+	// Status `ok` or `failed`.
+	Status string `json:"status"`
+}
+
+// ClusterHealth defines model for ClusterHealth.
+type ClusterHealth struct {
+	// Checks What was looked at.
+	Checks []ClusterCheck `json:"checks"`
+
+	// LatencyMs Milliseconds that all checks took.
+	LatencyMs int64 `json:"latency_ms"`
+
+	// Namespace Namespace of the sandboxes.
+	Namespace nullable.Nullable[string] `json:"namespace"`
+
+	// Status `ok`, `failing` or `not used`.
+	Status string `json:"status"`
+
+	// Version Version of the API server, null if it did not answer.
+	Version nullable.Nullable[string] `json:"version"`
+}
+
 // Condition defines model for Condition.
 type Condition struct {
 	// Message Why it is not `true`, in one sentence.
@@ -466,17 +497,29 @@ type Condition struct {
 
 // DiagnosedSandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
 type DiagnosedSandbox struct {
+	// Conditions Conditions of its pod. Empty if it is no pod.
+	Conditions []SandboxCondition `json:"conditions"`
+
+	// Containers Containers of its pod, in the order they start in. Empty if it is no pod.
+	Containers []SandboxContainer `json:"containers"`
+
 	// CreatedAt When it was made.
 	CreatedAt nullable.Nullable[time.Time] `json:"created_at"`
 
 	// Detail One sentence of progress while it starts.
 	Detail nullable.Nullable[string] `json:"detail"`
 
+	// Events Up to 50 of the cluster's latest events about its pod, oldest first. Empty if it is no pod.
+	Events []SandboxEvent `json:"events"`
+
 	// ExitCode Of its daemon, where known.
 	ExitCode nullable.Nullable[int32] `json:"exit_code"`
 
 	// ID Its id; another one for each attempt.
 	ID string `json:"id"`
+
+	// Node Machine of the cluster that it runs on, null if it has none.
+	Node nullable.Nullable[string] `json:"node"`
 
 	// Reason Why it ended, in one sentence.
 	Reason nullable.Nullable[string] `json:"reason"`
@@ -519,6 +562,64 @@ type Diagnosis struct {
 	Session Session                             `json:"session"`
 }
 
+// EgressDecision defines model for EgressDecision.
+type EgressDecision struct {
+	// Address Address that was connected to; null if none was.
+	Address nullable.Nullable[string] `json:"address"`
+
+	// BytesReceived Bytes from the host so far.
+	BytesReceived int64 `json:"bytes_received"`
+
+	// BytesSent Bytes to the host so far.
+	BytesSent int64 `json:"bytes_sent"`
+
+	// Entry What of the rule matched.
+	Entry nullable.Nullable[string] `json:"entry"`
+
+	// Host Host that was asked for.
+	Host string `json:"host"`
+
+	// Method `CONNECT`, or the method of the request.
+	Method string `json:"method"`
+
+	// Observed Whether it would have been denied if policies were not only observed.
+	Observed bool `json:"observed"`
+
+	// Open Whether the connection is still there.
+	Open bool `json:"open"`
+
+	// Port Port that was asked for.
+	Port int32 `json:"port"`
+
+	// Reason Why, in a few words.
+	Reason string `json:"reason"`
+
+	// Rule Rule that decided; empty if the name had no address before any did.
+	Rule string `json:"rule"`
+
+	// Time When it was wanted.
+	Time time.Time `json:"time"`
+
+	// Verdict `allowed`, `denied`, or `failed`: allowed, but not resolved or not connected.
+	Verdict string `json:"verdict"`
+}
+
+// EgressReport defines model for EgressReport.
+type EgressReport struct {
+	// Attempt The attempt that the decisions are of.
+	Attempt int32 `json:"attempt"`
+
+	// Decisions Oldest first, at most 256.
+	Decisions []EgressDecision `json:"decisions"`
+
+	// Enforcement `enforced` (there is no other way out), `advisory` (a tool that leaves out the proxy is not held to the lists),
+	// `observed` (what only the agent's lists deny is told and let pass) or `off`.
+	Enforcement string `json:"enforcement"`
+
+	// SessionID The session.
+	SessionID string `json:"session_id"`
+}
+
 // Error defines model for Error.
 type Error struct {
 	// Code Stable name of the error in snake case.
@@ -544,10 +645,17 @@ type ErrorDetail struct {
 }
 
 // Event One event of a session. Types and their `data`:
-// `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept or fresh} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
+// `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept
+// or fresh; when its sandbox is ready also conversation: new, resumed or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
 // `turn.started` {} · `message.delta` {part_id, offset, text} · `message.part` {part_id, part} (the whole part; replaces
 // its deltas) · `tool.started` {part_id, part} · `tool.completed` {part_id, part} · `turn.completed` {info} ·
-// `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {…}, in the harness's own words.
+// `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {kind, …}, in the harness's own words: with `kind: retry` the
+// model gateway refused a request, which is sent again {attempt, message, retry_at}; with `restarted` the harness ended and runs
+// again {message}; with `mcp` it says how an MCP server is {server, status, message}; with `truncated` something was left out {message} ·
+// `egress.denied` {method, host, port, address, rule, entry, reason, count, observed}: something in the sandbox was kept from a
+// host, or would have been if policies were not only observed; the like of it is told again after a minute, with the number
+// since then · `egress.allowed` {method, host, port, address, rule, entry, reason}: the first connection to a host and port by a
+// rule, once it has ended; those to the model gateway are not told. Of one attempt 200 kinds are told.
 type Event struct {
 	// Data What happened.
 	Data map[string]interface{} `json:"data"`
@@ -570,7 +678,7 @@ type EventPage struct {
 	// Data Events, oldest first.
 	Data []Event `json:"data"`
 
-	// HasMore Whether there were more events than the page holds.
+	// HasMore Whether there may be more events than the page holds: ask again with `after` = `next_after`.
 	HasMore bool `json:"has_more"`
 
 	// NextAfter `after` of the next page.
@@ -578,8 +686,7 @@ type EventPage struct {
 }
 
 // HarnessID The coding agent that runs in the sandbox. `opencode` and `claude-agent-sdk` take messages; `claude-code` and `codex`
-// are programs in a terminal. This server runs `opencode`; sessions of the others are refused with
-// `harness_not_available`.
+// are programs in a terminal. Sessions of a harness that this server cannot run are refused with `harness_not_available`.
 type HarnessID string
 
 // HarnessProbe What the sandbox's daemon says of itself and the harness; null if there is no sandbox.
@@ -729,7 +836,7 @@ type MissingPart struct {
 	// Message Why it could not be had.
 	Message string `json:"message"`
 
-	// Part Name of the field: `agent`, `sandbox`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
+	// Part Name of the field: `agent`, `sandbox`, `sandbox.events`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
 	Part string `json:"part"`
 }
 
@@ -746,6 +853,63 @@ type Readiness struct {
 
 	// Status `ready` or `not ready`.
 	Status string `json:"status"`
+}
+
+// SandboxCondition defines model for SandboxCondition.
+type SandboxCondition struct {
+	// ChangedAt When the status last changed.
+	ChangedAt nullable.Nullable[time.Time] `json:"changed_at"`
+
+	// Message The cluster's sentence on why.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Reason The cluster's word for why.
+	Reason nullable.Nullable[string] `json:"reason"`
+
+	// Status `True`, `False` or `Unknown`.
+	Status string `json:"status"`
+
+	// Type Name of the condition, such as `PodScheduled` or `Ready`.
+	Type string `json:"type"`
+}
+
+// SandboxContainer defines model for SandboxContainer.
+type SandboxContainer struct {
+	// ExitCode Exit code, if it has ended.
+	ExitCode nullable.Nullable[int32] `json:"exit_code"`
+
+	// Image Image it is made of.
+	Image string `json:"image"`
+
+	// Message The cluster's sentence on why.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Name `harness` for the one with the harness and the sandbox's daemon.
+	Name string `json:"name"`
+
+	// Reason The cluster's word for why it waits or has ended.
+	Reason nullable.Nullable[string] `json:"reason"`
+
+	// State `waiting`, `running`, `terminated` or `unknown`.
+	State string `json:"state"`
+}
+
+// SandboxEvent defines model for SandboxEvent.
+type SandboxEvent struct {
+	// Count How often.
+	Count int32 `json:"count"`
+
+	// Message What happened.
+	Message string `json:"message"`
+
+	// Reason The cluster's word for what happened.
+	Reason string `json:"reason"`
+
+	// Time When it happened last.
+	Time time.Time `json:"time"`
+
+	// Type `Normal` or `Warning`.
+	Type string `json:"type"`
 }
 
 // SandboxFile defines model for SandboxFile.
@@ -831,7 +995,7 @@ type Session struct {
 	// IdleTimeoutMs Milliseconds without activity until it is suspended.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms"`
 
-	// LastSeenAt Last real activity: a message, or a running turn.
+	// LastSeenAt Last real activity: a message, a running turn, or bytes through the terminal.
 	LastSeenAt nullable.Nullable[time.Time] `json:"last_seen_at"`
 
 	// Phase How far the current attempt is, forward only: `creating_sandbox`, `pod_pending`, `pod_running`, `injecting_files`,
@@ -848,7 +1012,7 @@ type Session struct {
 	Response nullable.Nullable[string] `json:"response"`
 
 	// SandboxState `none`, `starting`, `running`, `suspended` (idle for `idle_timeout_ms`: the session is `ready`, its workspace is kept, and
-	// the next message or a restart wakes it) or `waking`.
+	// the next message, an attach to its terminal or a restart wakes it) or `waking`.
 	SandboxState string `json:"sandbox_state"`
 
 	// SandboxURL Always null. Kept for old clients.
@@ -870,10 +1034,12 @@ type Session struct {
 	// TitlePreview First text of the user, white space collapsed, at most 60 characters.
 	TitlePreview nullable.Nullable[string] `json:"title_preview"`
 
-	// TtyToken Token for the terminal. Null for harnesses that take messages.
+	// TtyToken Token for this session's terminal and nothing else, made when it is read and good for 12 h. A terminal that is attached
+	// outlives it. Null where `tty_url` is.
 	TtyToken nullable.Nullable[string] `json:"tty_token"`
 
-	// TtyURL Path of the terminal. Null for harnesses that take messages.
+	// TtyURL Path of the session's terminal, see `openTerminal`. Only in the answer of `getSession`, and there null for harnesses that
+	// take messages and unless the session is `ready`.
 	TtyURL nullable.Nullable[string] `json:"tty_url"`
 
 	// TurnCount Turns so far, queued ones included.
@@ -886,7 +1052,8 @@ type SessionCreate struct {
 	// logged, never returned.
 	EnvVars nullable.Nullable[map[string]string] `json:"env_vars,omitempty"`
 
-	// InitialPrompt Sent as the session's first message.
+	// InitialPrompt Sent as the session's first message. A harness with a terminal gets it typed in when its program is ready, in the first
+	// attempt only: it is a turn that is then `completed`, without a reply.
 	InitialPrompt nullable.Nullable[string] `json:"initial_prompt,omitempty"`
 
 	// SkillIds Skills for this session only. Any that does not exist is 404 and nothing is created.
@@ -1117,7 +1284,9 @@ type TurnError struct {
 	// Message One sentence.
 	Message string `json:"message"`
 
-	// Name Short stable name such as `turn_interrupted`, `aborted`, or the harness's own.
+	// Name Short stable name: `turn_interrupted` (its sandbox or harness was lost in the middle), `session_not_ready` (the session
+	// ended before the turn came), `turn_timeout` (it ran for longer than the server's `TURN_TIMEOUT`, by default 6 hours, and
+	// was ended), `aborted`, or the harness's own.
 	Name string `json:"name"`
 }
 
@@ -1319,7 +1488,7 @@ type StreamEventsParams struct {
 	// Follow `false` returns a JSON page of what there is.
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
 
-	// Limit Most events of a JSON page, clamped to 1–1000.
+	// Limit Most events of a JSON page, clamped to 1–1000. A page of large events ends at about 4 MiB.
 	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// LastEventID The last `seq` that was seen.
@@ -1382,6 +1551,15 @@ type StopSessionParams struct {
 	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
 	// Visible ASCII, kept 24 h.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// OpenTerminalParams defines parameters for OpenTerminal.
+type OpenTerminalParams struct {
+	// Cols Width of the client's window in characters. Given with `rows`, it is a resize before anything is painted.
+	Cols *int32 `form:"cols,omitempty" json:"cols,omitempty"`
+
+	// Rows Height of the client's window in characters.
+	Rows *int32 `form:"rows,omitempty" json:"rows,omitempty"`
 }
 
 // ListSkillsParams defines parameters for ListSkills.
@@ -1632,6 +1810,19 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// GetClusterHealth Health of the cluster
+	//
+	// Whether the Kubernetes cluster can run sandboxes for this server, asked when this is asked for. `checks` are, in order:
+	// - `api_server`: its API server answers;
+	// - `permissions`: the server may do there what it needs to; the message names what is missing;
+	// - `watch`: the server follows what happens to its pods;
+	// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+	//
+	// A server whose sandboxes are no pods has no checks, and its status is `not used`.
+	//
+	// Corresponds with GET /api/v1/health/k8s (the `GetClusterHealth` operationId).
+	GetClusterHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListAgents List agents
 	//
 	// Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
@@ -1817,11 +2008,39 @@ type ClientInterface interface {
 	// - `turn_slow`: the running turn takes unusually long.
 	// - `mcp_server_down`: an MCP server of the agent could not be used.
 	// - `session_expired`: workspace and settings are not kept any more.
+	// - `image_pull`, `image_name`, `unschedulable`, `not_admitted`, `cannot_start`, `init_failed`, `out_of_memory`, `evicted`, `preempted`,
+	//   `node_lost`, `node_shutdown`, `sandbox_deleted`, `sandboxd_ended`: what ended the sandbox or keeps it from starting. Only
+	//   runtimes that tell them apart report these.
 	// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
-	// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+	// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce: they are
+	//   advisory, for a tool that leaves out the proxy is not held to them.
+	// - `egress_observed`: the agent has such lists, and the server only tells what they would deny.
+	// - `egress_denied`: something in the sandbox was kept from a host.
 	//
 	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
 	DiagnoseSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSessionEgress See what a session's sandbox wanted to reach
+	//
+	// The last 256 connections that something in the sandbox wanted in the current or last attempt, oldest first, with the rule
+	// that decided on each. They are kept in memory: a server that was started again does not know those from before. Denials
+	// are also events of the type `egress.denied`.
+	//
+	// Rules, in their order; the first that matches decides:
+	// - `platform`: allow the model gateway.
+	// - `allow_cidrs`: allow what the operator allows.
+	// - `deny_cidrs`: deny what the operator denies.
+	// - `blocked`: deny addresses that are not public, such as loopback, private, link-local and metadata ones.
+	// - `port`: deny ports below 1024 other than 80 and 443, unless repository or an MCP server has them.
+	// - `deny_out`: deny what the agent's list has.
+	// - `agent_host`: allow the agent's repository host and HTTP MCP servers.
+	// - `package_index`: allow package indexes while requirements install.
+	// - `allow_out`: allow what the agent's list has, and deny everything else if the list is not empty.
+	// - `public`: allow.
+	// - `server_name`: deny a tunnel in which TLS is for another host.
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/egress (the `GetSessionEgress` operationId).
+	GetSessionEgress(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// StreamEvents Follow a session's events
 	//
@@ -1938,6 +2157,46 @@ type ClientInterface interface {
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
 	StopSession(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// OpenTerminal Attach to a session's terminal
+	//
+	// For sessions of the harnesses `claude-code` and `codex`, whose program runs in a terminal (`supports_tui`). The request is
+	// upgraded to a WebSocket (RFC 6455, version 13, no compression). The program starts with the session, goes on when clients
+	// leave, and is shared by all that are attached: each sees the same screen and each may type. A client that attaches gets the
+	// whole screen painted first. The terminal has the size of the smallest client, `TERM` is `xterm-256color`.
+	//
+	// **Who may attach**: the holder of the master key, as bearer token; or of the session's `tty_token`, as bearer token or, for
+	// browsers, as `?token=`. The master key in the URL is refused. A request with an `Origin` is refused unless the server
+	// allows that origin (`CORS_ALLOWED_ORIGINS`). All refusals come before the upgrade, in the usual form.
+	//
+	// **When**: a session that is `ready`. If it is suspended, attaching wakes it: the upgrade comes when it is ready again, and if
+	// the client leaves before, nothing waits any more. Bytes in either direction are activity.
+	//
+	// **Messages**: binary messages are bytes, output of the terminal or keystrokes; a message ends anywhere, also within a
+	// character. Text messages from the client that are JSON of these forms are for the server, in both modes:
+	// - `{"type":"resize","cols":80,"rows":24}`: the size of the client's window, 1–1000 each.
+	// - `{"type":"ping"}`: answered in strict mode only.
+	//
+	// Without a subprotocol any other text is keystrokes, and the server sends binary messages only. With the subprotocol
+	// `lap.tty.v1` the mode is **strict**: text is never keystrokes, text of another form closes the connection with 1008, a `type`
+	// that the server does not know is ignored, and the server sends these as text:
+	// - `{"type":"ready","cols":80,"rows":24}`: first of all; the size of the terminal.
+	// - `{"type":"pong"}`: the answer to a ping, after all output that came before it.
+	// - `{"type":"exit","code":0}`: the program has ended, with 128 and the signal's number if a signal ended it. The close follows.
+	//
+	// A message from the client has at most 1 MiB. The server sends WebSocket pings; a client that does not answer one within 30 s,
+	// or takes none of what is sent to it for as long, is disconnected. A client that is too slow for the output misses some of it
+	// and is painted anew; others are not held up.
+	//
+	// **Close codes**, with a reason in words:
+	// - 1000: the program has ended, or the session was stopped, deleted, or suspended because it was idle. Do not attach again by
+	//   yourself.
+	// - 1001: the server shuts down. Attach again, to the same program.
+	// - 1008: the client broke the rules of strict mode. 1009: its message was too large.
+	// - 1012: the session was restarted, or the connection to its sandbox was lost. Attach again when the session is `ready`.
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/tty (the `OpenTerminal` operationId).
+	OpenTerminal(ctx context.Context, sessionID SessionID, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetTurn Get a turn
 	//
 	// A turn, running or ended.
@@ -2042,6 +2301,29 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /readyz (the `GetReadiness` operationId).
 	GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// GetClusterHealth Health of the cluster
+//
+// Whether the Kubernetes cluster can run sandboxes for this server, asked when this is asked for. `checks` are, in order:
+// - `api_server`: its API server answers;
+// - `permissions`: the server may do there what it needs to; the message names what is missing;
+// - `watch`: the server follows what happens to its pods;
+// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+//
+// A server whose sandboxes are no pods has no checks, and its status is `not used`.
+//
+// Corresponds with GET /api/v1/health/k8s (the `GetClusterHealth` operationId).
+func (c *Client) GetClusterHealth(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetClusterHealthRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // ListAgents List agents
@@ -2377,24 +2659,62 @@ func (c *Client) AbortTurn(ctx context.Context, sessionID SessionID, params *Abo
 // masked with `"********"`.
 //
 // Codes of `detected_issues`:
-// - `gateway_not_configured`: the server has no model gateway.
-// - `session_failed`: the last attempt never became ready.
-// - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
-// - `sandbox_not_answering`: the sandbox runs and does not answer.
-// - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
-// - `start_slow`: the attempt takes unusually long to become ready.
-// - `wake_failed`: the session is suspended and could not be woken the last time.
-// - `gateway_errors`: recent turns failed at the model gateway.
-// - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
-// - `turn_slow`: the running turn takes unusually long.
-// - `mcp_server_down`: an MCP server of the agent could not be used.
-// - `session_expired`: workspace and settings are not kept any more.
-// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
-// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+//   - `gateway_not_configured`: the server has no model gateway.
+//   - `session_failed`: the last attempt never became ready.
+//   - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
+//   - `sandbox_not_answering`: the sandbox runs and does not answer.
+//   - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
+//   - `start_slow`: the attempt takes unusually long to become ready.
+//   - `wake_failed`: the session is suspended and could not be woken the last time.
+//   - `gateway_errors`: recent turns failed at the model gateway.
+//   - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
+//   - `turn_slow`: the running turn takes unusually long.
+//   - `mcp_server_down`: an MCP server of the agent could not be used.
+//   - `session_expired`: workspace and settings are not kept any more.
+//   - `image_pull`, `image_name`, `unschedulable`, `not_admitted`, `cannot_start`, `init_failed`, `out_of_memory`, `evicted`, `preempted`,
+//     `node_lost`, `node_shutdown`, `sandbox_deleted`, `sandboxd_ended`: what ended the sandbox or keeps it from starting. Only
+//     runtimes that tell them apart report these.
+//   - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
+//   - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce: they are
+//     advisory, for a tool that leaves out the proxy is not held to them.
+//   - `egress_observed`: the agent has such lists, and the server only tells what they would deny.
+//   - `egress_denied`: something in the sandbox was kept from a host.
 //
 // Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
 func (c *Client) DiagnoseSession(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDiagnoseSessionRequest(c.Server, sessionID)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSessionEgress See what a session's sandbox wanted to reach
+//
+// The last 256 connections that something in the sandbox wanted in the current or last attempt, oldest first, with the rule
+// that decided on each. They are kept in memory: a server that was started again does not know those from before. Denials
+// are also events of the type `egress.denied`.
+//
+// Rules, in their order; the first that matches decides:
+// - `platform`: allow the model gateway.
+// - `allow_cidrs`: allow what the operator allows.
+// - `deny_cidrs`: deny what the operator denies.
+// - `blocked`: deny addresses that are not public, such as loopback, private, link-local and metadata ones.
+// - `port`: deny ports below 1024 other than 80 and 443, unless repository or an MCP server has them.
+// - `deny_out`: deny what the agent's list has.
+// - `agent_host`: allow the agent's repository host and HTTP MCP servers.
+// - `package_index`: allow package indexes while requirements install.
+// - `allow_out`: allow what the agent's list has, and deny everything else if the list is not empty.
+// - `public`: allow.
+// - `server_name`: deny a tunnel in which TLS is for another host.
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/egress (the `GetSessionEgress` operationId).
+func (c *Client) GetSessionEgress(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSessionEgressRequest(c.Server, sessionID)
 	if err != nil {
 		return nil, err
 	}
@@ -2600,6 +2920,56 @@ func (c *Client) GetSandboxLogs(ctx context.Context, sessionID SessionID, params
 // Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
 func (c *Client) StopSession(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewStopSessionRequest(c.Server, sessionID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// OpenTerminal Attach to a session's terminal
+//
+// For sessions of the harnesses `claude-code` and `codex`, whose program runs in a terminal (`supports_tui`). The request is
+// upgraded to a WebSocket (RFC 6455, version 13, no compression). The program starts with the session, goes on when clients
+// leave, and is shared by all that are attached: each sees the same screen and each may type. A client that attaches gets the
+// whole screen painted first. The terminal has the size of the smallest client, `TERM` is `xterm-256color`.
+//
+// **Who may attach**: the holder of the master key, as bearer token; or of the session's `tty_token`, as bearer token or, for
+// browsers, as `?token=`. The master key in the URL is refused. A request with an `Origin` is refused unless the server
+// allows that origin (`CORS_ALLOWED_ORIGINS`). All refusals come before the upgrade, in the usual form.
+//
+// **When**: a session that is `ready`. If it is suspended, attaching wakes it: the upgrade comes when it is ready again, and if
+// the client leaves before, nothing waits any more. Bytes in either direction are activity.
+//
+// **Messages**: binary messages are bytes, output of the terminal or keystrokes; a message ends anywhere, also within a
+// character. Text messages from the client that are JSON of these forms are for the server, in both modes:
+// - `{"type":"resize","cols":80,"rows":24}`: the size of the client's window, 1–1000 each.
+// - `{"type":"ping"}`: answered in strict mode only.
+//
+// Without a subprotocol any other text is keystrokes, and the server sends binary messages only. With the subprotocol
+// `lap.tty.v1` the mode is **strict**: text is never keystrokes, text of another form closes the connection with 1008, a `type`
+// that the server does not know is ignored, and the server sends these as text:
+// - `{"type":"ready","cols":80,"rows":24}`: first of all; the size of the terminal.
+// - `{"type":"pong"}`: the answer to a ping, after all output that came before it.
+// - `{"type":"exit","code":0}`: the program has ended, with 128 and the signal's number if a signal ended it. The close follows.
+//
+// A message from the client has at most 1 MiB. The server sends WebSocket pings; a client that does not answer one within 30 s,
+// or takes none of what is sent to it for as long, is disconnected. A client that is too slow for the output misses some of it
+// and is painted anew; others are not held up.
+//
+// **Close codes**, with a reason in words:
+//   - 1000: the program has ended, or the session was stopped, deleted, or suspended because it was idle. Do not attach again by
+//     yourself.
+//   - 1001: the server shuts down. Attach again, to the same program.
+//   - 1008: the client broke the rules of strict mode. 1009: its message was too large.
+//   - 1012: the session was restarted, or the connection to its sandbox was lost. Attach again when the session is `ready`.
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/tty (the `OpenTerminal` operationId).
+func (c *Client) OpenTerminal(ctx context.Context, sessionID SessionID, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewOpenTerminalRequest(c.Server, sessionID, params)
 	if err != nil {
 		return nil, err
 	}
@@ -2843,6 +3213,33 @@ func (c *Client) GetReadiness(ctx context.Context, reqEditors ...RequestEditorFn
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewGetClusterHealthRequest constructs an http.Request for the GetClusterHealth method
+func NewGetClusterHealthRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/health/k8s")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
 }
 
 // NewListAgentsRequest constructs an http.Request for the ListAgents method
@@ -3675,6 +4072,40 @@ func NewDiagnoseSessionRequest(server string, sessionID SessionID) (*http.Reques
 	return req, nil
 }
 
+// NewGetSessionEgressRequest constructs an http.Request for the GetSessionEgress method
+func NewGetSessionEgressRequest(server string, sessionID SessionID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "session_id", sessionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/sessions/%s/egress", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewStreamEventsRequest constructs an http.Request for the StreamEvents method
 func NewStreamEventsRequest(server string, sessionID SessionID, params *StreamEventsParams) (*http.Request, error) {
 	var err error
@@ -4185,6 +4616,79 @@ func NewStopSessionRequest(server string, sessionID SessionID, params *StopSessi
 			req.Header.Set("Idempotency-Key", headerParam0)
 		}
 
+	}
+
+	return req, nil
+}
+
+// NewOpenTerminalRequest constructs an http.Request for the OpenTerminal method
+func NewOpenTerminalRequest(server string, sessionID SessionID, params *OpenTerminalParams) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "session_id", sessionID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: ""})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/api/v1/managed_agents/sessions/%s/tty", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Cols != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cols", *params.Cols, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Rows != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "rows", *params.Rows, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: "int32"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
 	}
 
 	return req, nil
@@ -4770,6 +5274,21 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// GetClusterHealthWithResponse Health of the cluster
+	//
+	// Whether the Kubernetes cluster can run sandboxes for this server, asked when this is asked for. `checks` are, in order:
+	// - `api_server`: its API server answers;
+	// - `permissions`: the server may do there what it needs to; the message names what is missing;
+	// - `watch`: the server follows what happens to its pods;
+	// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+	//
+	// A server whose sandboxes are no pods has no checks, and its status is `not used`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/health/k8s (the `GetClusterHealth` operationId).
+	GetClusterHealthWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetClusterHealthResponse, error)
+
 	// ListAgentsWithResponse List agents
 	//
 	// Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
@@ -4971,13 +5490,43 @@ type ClientWithResponsesInterface interface {
 	// - `turn_slow`: the running turn takes unusually long.
 	// - `mcp_server_down`: an MCP server of the agent could not be used.
 	// - `session_expired`: workspace and settings are not kept any more.
+	// - `image_pull`, `image_name`, `unschedulable`, `not_admitted`, `cannot_start`, `init_failed`, `out_of_memory`, `evicted`, `preempted`,
+	//   `node_lost`, `node_shutdown`, `sandbox_deleted`, `sandboxd_ended`: what ended the sandbox or keeps it from starting. Only
+	//   runtimes that tell them apart report these.
 	// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
-	// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+	// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce: they are
+	//   advisory, for a tool that leaves out the proxy is not held to them.
+	// - `egress_observed`: the agent has such lists, and the server only tells what they would deny.
+	// - `egress_denied`: something in the sandbox was kept from a host.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/diagnose (the `DiagnoseSession` operationId).
 	DiagnoseSessionWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*DiagnoseSessionResponse, error)
+
+	// GetSessionEgressWithResponse See what a session's sandbox wanted to reach
+	//
+	// The last 256 connections that something in the sandbox wanted in the current or last attempt, oldest first, with the rule
+	// that decided on each. They are kept in memory: a server that was started again does not know those from before. Denials
+	// are also events of the type `egress.denied`.
+	//
+	// Rules, in their order; the first that matches decides:
+	// - `platform`: allow the model gateway.
+	// - `allow_cidrs`: allow what the operator allows.
+	// - `deny_cidrs`: deny what the operator denies.
+	// - `blocked`: deny addresses that are not public, such as loopback, private, link-local and metadata ones.
+	// - `port`: deny ports below 1024 other than 80 and 443, unless repository or an MCP server has them.
+	// - `deny_out`: deny what the agent's list has.
+	// - `agent_host`: allow the agent's repository host and HTTP MCP servers.
+	// - `package_index`: allow package indexes while requirements install.
+	// - `allow_out`: allow what the agent's list has, and deny everything else if the list is not empty.
+	// - `public`: allow.
+	// - `server_name`: deny a tunnel in which TLS is for another host.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/egress (the `GetSessionEgress` operationId).
+	GetSessionEgressWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*GetSessionEgressResponse, error)
 
 	// StreamEventsWithResponse Follow a session's events
 	//
@@ -5104,6 +5653,48 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /api/v1/managed_agents/sessions/{session_id}/stop (the `StopSession` operationId).
 	StopSessionWithResponse(ctx context.Context, sessionID SessionID, params *StopSessionParams, reqEditors ...RequestEditorFn) (*StopSessionResponse, error)
 
+	// OpenTerminalWithResponse Attach to a session's terminal
+	//
+	// For sessions of the harnesses `claude-code` and `codex`, whose program runs in a terminal (`supports_tui`). The request is
+	// upgraded to a WebSocket (RFC 6455, version 13, no compression). The program starts with the session, goes on when clients
+	// leave, and is shared by all that are attached: each sees the same screen and each may type. A client that attaches gets the
+	// whole screen painted first. The terminal has the size of the smallest client, `TERM` is `xterm-256color`.
+	//
+	// **Who may attach**: the holder of the master key, as bearer token; or of the session's `tty_token`, as bearer token or, for
+	// browsers, as `?token=`. The master key in the URL is refused. A request with an `Origin` is refused unless the server
+	// allows that origin (`CORS_ALLOWED_ORIGINS`). All refusals come before the upgrade, in the usual form.
+	//
+	// **When**: a session that is `ready`. If it is suspended, attaching wakes it: the upgrade comes when it is ready again, and if
+	// the client leaves before, nothing waits any more. Bytes in either direction are activity.
+	//
+	// **Messages**: binary messages are bytes, output of the terminal or keystrokes; a message ends anywhere, also within a
+	// character. Text messages from the client that are JSON of these forms are for the server, in both modes:
+	// - `{"type":"resize","cols":80,"rows":24}`: the size of the client's window, 1–1000 each.
+	// - `{"type":"ping"}`: answered in strict mode only.
+	//
+	// Without a subprotocol any other text is keystrokes, and the server sends binary messages only. With the subprotocol
+	// `lap.tty.v1` the mode is **strict**: text is never keystrokes, text of another form closes the connection with 1008, a `type`
+	// that the server does not know is ignored, and the server sends these as text:
+	// - `{"type":"ready","cols":80,"rows":24}`: first of all; the size of the terminal.
+	// - `{"type":"pong"}`: the answer to a ping, after all output that came before it.
+	// - `{"type":"exit","code":0}`: the program has ended, with 128 and the signal's number if a signal ended it. The close follows.
+	//
+	// A message from the client has at most 1 MiB. The server sends WebSocket pings; a client that does not answer one within 30 s,
+	// or takes none of what is sent to it for as long, is disconnected. A client that is too slow for the output misses some of it
+	// and is painted anew; others are not held up.
+	//
+	// **Close codes**, with a reason in words:
+	// - 1000: the program has ended, or the session was stopped, deleted, or suspended because it was idle. Do not attach again by
+	//   yourself.
+	// - 1001: the server shuts down. Attach again, to the same program.
+	// - 1008: the client broke the rules of strict mode. 1009: its message was too large.
+	// - 1012: the session was restarted, or the connection to its sandbox was lost. Attach again when the session is `ready`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/tty (the `OpenTerminal` operationId).
+	OpenTerminalWithResponse(ctx context.Context, sessionID SessionID, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*OpenTerminalResponse, error)
+
 	// GetTurnWithResponse Get a turn
 	//
 	// A turn, running or ended.
@@ -5226,6 +5817,75 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /readyz (the `GetReadiness` operationId).
 	GetReadinessWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetReadinessResponse, error)
+}
+
+// GetClusterHealthResponse401Headers the declared response headers of an HTTP 401 response for GetClusterHealth
+type GetClusterHealthResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+type GetClusterHealthResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ClusterHealth
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *ClusterHealth
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetClusterHealthResponse401Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetClusterHealthResponse) GetJSON200() *ClusterHealth {
+	return r.JSON200
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetClusterHealthResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetClusterHealthResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetClusterHealthResponse) GetJSON503() *ClusterHealth {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetClusterHealthResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetClusterHealthResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetClusterHealthResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetClusterHealthResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 // ListAgentsResponse401Headers the declared response headers of an HTTP 401 response for ListAgents
@@ -6526,6 +7186,89 @@ func (r DiagnoseSessionResponse) ContentType() string {
 	return ""
 }
 
+// GetSessionEgressResponse401Headers the declared response headers of an HTTP 401 response for GetSessionEgress
+type GetSessionEgressResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// GetSessionEgressResponse503Headers the declared response headers of an HTTP 503 response for GetSessionEgress
+type GetSessionEgressResponse503Headers struct {
+	RetryAfter *int
+}
+
+type GetSessionEgressResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *EgressReport
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *NotFound
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *GetSessionEgressResponse401Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *GetSessionEgressResponse503Headers
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSessionEgressResponse) GetJSON200() *EgressReport {
+	return r.JSON200
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetSessionEgressResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r GetSessionEgressResponse) GetJSON404() *NotFound {
+	return r.JSON404
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r GetSessionEgressResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r GetSessionEgressResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSessionEgressResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSessionEgressResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSessionEgressResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSessionEgressResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // StreamEventsResponse401Headers the declared response headers of an HTTP 401 response for StreamEvents
 type StreamEventsResponse401Headers struct {
 	WWWAuthenticate *string
@@ -7297,6 +8040,117 @@ func (r StopSessionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r StopSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// OpenTerminalResponse401Headers the declared response headers of an HTTP 401 response for OpenTerminal
+type OpenTerminalResponse401Headers struct {
+	WWWAuthenticate *string
+}
+
+// OpenTerminalResponse426Headers the declared response headers of an HTTP 426 response for OpenTerminal
+type OpenTerminalResponse426Headers struct {
+	Upgrade *string
+}
+
+// OpenTerminalResponse503Headers the declared response headers of an HTTP 503 response for OpenTerminal
+type OpenTerminalResponse503Headers struct {
+	RetryAfter *int
+}
+
+type OpenTerminalResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON400 the response for an HTTP 400 `application/json` response
+	JSON400 *BadRequest
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Unauthorized
+	// JSON403 the response for an HTTP 403 `application/json` response
+	JSON403 *Error
+	// JSON404 the response for an HTTP 404 `application/json` response
+	JSON404 *Error
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Error
+	// JSON426 the response for an HTTP 426 `application/json` response
+	JSON426 *Error
+	// JSON500 the response for an HTTP 500 `application/json` response
+	JSON500 *Internal
+	// JSON503 the response for an HTTP 503 `application/json` response
+	JSON503 *Unavailable
+	// Headers401 the parsed response headers for an HTTP 401 response
+	Headers401 *OpenTerminalResponse401Headers
+	// Headers426 the parsed response headers for an HTTP 426 response
+	Headers426 *OpenTerminalResponse426Headers
+	// Headers503 the parsed response headers for an HTTP 503 response
+	Headers503 *OpenTerminalResponse503Headers
+}
+
+// GetJSON400 returns the response for an HTTP 400 `application/json` response
+func (r OpenTerminalResponse) GetJSON400() *BadRequest {
+	return r.JSON400
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r OpenTerminalResponse) GetJSON401() *Unauthorized {
+	return r.JSON401
+}
+
+// GetJSON403 returns the response for an HTTP 403 `application/json` response
+func (r OpenTerminalResponse) GetJSON403() *Error {
+	return r.JSON403
+}
+
+// GetJSON404 returns the response for an HTTP 404 `application/json` response
+func (r OpenTerminalResponse) GetJSON404() *Error {
+	return r.JSON404
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r OpenTerminalResponse) GetJSON409() *Error {
+	return r.JSON409
+}
+
+// GetJSON426 returns the response for an HTTP 426 `application/json` response
+func (r OpenTerminalResponse) GetJSON426() *Error {
+	return r.JSON426
+}
+
+// GetJSON500 returns the response for an HTTP 500 `application/json` response
+func (r OpenTerminalResponse) GetJSON500() *Internal {
+	return r.JSON500
+}
+
+// GetJSON503 returns the response for an HTTP 503 `application/json` response
+func (r OpenTerminalResponse) GetJSON503() *Unavailable {
+	return r.JSON503
+}
+
+// GetBody returns the raw response body bytes
+func (r OpenTerminalResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r OpenTerminalResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r OpenTerminalResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r OpenTerminalResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8140,6 +8994,27 @@ func (r GetReadinessResponse) ContentType() string {
 	return ""
 }
 
+// GetClusterHealthWithResponse Health of the cluster
+//
+// Whether the Kubernetes cluster can run sandboxes for this server, asked when this is asked for. `checks` are, in order:
+// - `api_server`: its API server answers;
+// - `permissions`: the server may do there what it needs to; the message names what is missing;
+// - `watch`: the server follows what happens to its pods;
+// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+//
+// A server whose sandboxes are no pods has no checks, and its status is `not used`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/health/k8s (the `GetClusterHealth` operationId).
+func (c *ClientWithResponses) GetClusterHealthWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetClusterHealthResponse, error) {
+	rsp, err := c.GetClusterHealth(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetClusterHealthResponse(rsp)
+}
+
 // ListAgentsWithResponse List agents
 //
 // Newest first, unless `sort` and `order` say otherwise; ties by id. Names compare case-folded; agents without a name come
@@ -8425,20 +9300,26 @@ func (c *ClientWithResponses) AbortTurnWithResponse(ctx context.Context, session
 // masked with `"********"`.
 //
 // Codes of `detected_issues`:
-// - `gateway_not_configured`: the server has no model gateway.
-// - `session_failed`: the last attempt never became ready.
-// - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
-// - `sandbox_not_answering`: the sandbox runs and does not answer.
-// - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
-// - `start_slow`: the attempt takes unusually long to become ready.
-// - `wake_failed`: the session is suspended and could not be woken the last time.
-// - `gateway_errors`: recent turns failed at the model gateway.
-// - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
-// - `turn_slow`: the running turn takes unusually long.
-// - `mcp_server_down`: an MCP server of the agent could not be used.
-// - `session_expired`: workspace and settings are not kept any more.
-// - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
-// - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce.
+//   - `gateway_not_configured`: the server has no model gateway.
+//   - `session_failed`: the last attempt never became ready.
+//   - `sandbox_lost`: the sandbox ended or vanished though nobody asked for that.
+//   - `sandbox_not_answering`: the sandbox runs and does not answer.
+//   - `harness_not_ready`: the sandbox answers and its harness is not ready to take messages.
+//   - `start_slow`: the attempt takes unusually long to become ready.
+//   - `wake_failed`: the session is suspended and could not be woken the last time.
+//   - `gateway_errors`: recent turns failed at the model gateway.
+//   - `turns_interrupted`: recent turns were cut off by a lost sandbox or harness.
+//   - `turn_slow`: the running turn takes unusually long.
+//   - `mcp_server_down`: an MCP server of the agent could not be used.
+//   - `session_expired`: workspace and settings are not kept any more.
+//   - `image_pull`, `image_name`, `unschedulable`, `not_admitted`, `cannot_start`, `init_failed`, `out_of_memory`, `evicted`, `preempted`,
+//     `node_lost`, `node_shutdown`, `sandbox_deleted`, `sandboxd_ended`: what ended the sandbox or keeps it from starting. Only
+//     runtimes that tell them apart report these.
+//   - `not_isolated`: sandboxes of this server's runtime are not isolated from its machine.
+//   - `egress_not_enforced`: the agent has `allow_out` or `deny_out`, which this server's runtime does not enforce: they are
+//     advisory, for a tool that leaves out the proxy is not held to them.
+//   - `egress_observed`: the agent has such lists, and the server only tells what they would deny.
+//   - `egress_denied`: something in the sandbox was kept from a host.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -8449,6 +9330,36 @@ func (c *ClientWithResponses) DiagnoseSessionWithResponse(ctx context.Context, s
 		return nil, err
 	}
 	return ParseDiagnoseSessionResponse(rsp)
+}
+
+// GetSessionEgressWithResponse See what a session's sandbox wanted to reach
+//
+// The last 256 connections that something in the sandbox wanted in the current or last attempt, oldest first, with the rule
+// that decided on each. They are kept in memory: a server that was started again does not know those from before. Denials
+// are also events of the type `egress.denied`.
+//
+// Rules, in their order; the first that matches decides:
+// - `platform`: allow the model gateway.
+// - `allow_cidrs`: allow what the operator allows.
+// - `deny_cidrs`: deny what the operator denies.
+// - `blocked`: deny addresses that are not public, such as loopback, private, link-local and metadata ones.
+// - `port`: deny ports below 1024 other than 80 and 443, unless repository or an MCP server has them.
+// - `deny_out`: deny what the agent's list has.
+// - `agent_host`: allow the agent's repository host and HTTP MCP servers.
+// - `package_index`: allow package indexes while requirements install.
+// - `allow_out`: allow what the agent's list has, and deny everything else if the list is not empty.
+// - `public`: allow.
+// - `server_name`: deny a tunnel in which TLS is for another host.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/egress (the `GetSessionEgress` operationId).
+func (c *ClientWithResponses) GetSessionEgressWithResponse(ctx context.Context, sessionID SessionID, reqEditors ...RequestEditorFn) (*GetSessionEgressResponse, error) {
+	rsp, err := c.GetSessionEgress(ctx, sessionID, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSessionEgressResponse(rsp)
 }
 
 // StreamEventsWithResponse Follow a session's events
@@ -8628,6 +9539,54 @@ func (c *ClientWithResponses) StopSessionWithResponse(ctx context.Context, sessi
 		return nil, err
 	}
 	return ParseStopSessionResponse(rsp)
+}
+
+// OpenTerminalWithResponse Attach to a session's terminal
+//
+// For sessions of the harnesses `claude-code` and `codex`, whose program runs in a terminal (`supports_tui`). The request is
+// upgraded to a WebSocket (RFC 6455, version 13, no compression). The program starts with the session, goes on when clients
+// leave, and is shared by all that are attached: each sees the same screen and each may type. A client that attaches gets the
+// whole screen painted first. The terminal has the size of the smallest client, `TERM` is `xterm-256color`.
+//
+// **Who may attach**: the holder of the master key, as bearer token; or of the session's `tty_token`, as bearer token or, for
+// browsers, as `?token=`. The master key in the URL is refused. A request with an `Origin` is refused unless the server
+// allows that origin (`CORS_ALLOWED_ORIGINS`). All refusals come before the upgrade, in the usual form.
+//
+// **When**: a session that is `ready`. If it is suspended, attaching wakes it: the upgrade comes when it is ready again, and if
+// the client leaves before, nothing waits any more. Bytes in either direction are activity.
+//
+// **Messages**: binary messages are bytes, output of the terminal or keystrokes; a message ends anywhere, also within a
+// character. Text messages from the client that are JSON of these forms are for the server, in both modes:
+// - `{"type":"resize","cols":80,"rows":24}`: the size of the client's window, 1–1000 each.
+// - `{"type":"ping"}`: answered in strict mode only.
+//
+// Without a subprotocol any other text is keystrokes, and the server sends binary messages only. With the subprotocol
+// `lap.tty.v1` the mode is **strict**: text is never keystrokes, text of another form closes the connection with 1008, a `type`
+// that the server does not know is ignored, and the server sends these as text:
+// - `{"type":"ready","cols":80,"rows":24}`: first of all; the size of the terminal.
+// - `{"type":"pong"}`: the answer to a ping, after all output that came before it.
+// - `{"type":"exit","code":0}`: the program has ended, with 128 and the signal's number if a signal ended it. The close follows.
+//
+// A message from the client has at most 1 MiB. The server sends WebSocket pings; a client that does not answer one within 30 s,
+// or takes none of what is sent to it for as long, is disconnected. A client that is too slow for the output misses some of it
+// and is painted anew; others are not held up.
+//
+// **Close codes**, with a reason in words:
+//   - 1000: the program has ended, or the session was stopped, deleted, or suspended because it was idle. Do not attach again by
+//     yourself.
+//   - 1001: the server shuts down. Attach again, to the same program.
+//   - 1008: the client broke the rules of strict mode. 1009: its message was too large.
+//   - 1012: the session was restarted, or the connection to its sandbox was lost. Attach again when the session is `ready`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /api/v1/managed_agents/sessions/{session_id}/tty (the `OpenTerminal` operationId).
+func (c *ClientWithResponses) OpenTerminalWithResponse(ctx context.Context, sessionID SessionID, params *OpenTerminalParams, reqEditors ...RequestEditorFn) (*OpenTerminalResponse, error) {
+	rsp, err := c.OpenTerminal(ctx, sessionID, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseOpenTerminalResponse(rsp)
 }
 
 // GetTurnWithResponse Get a turn
@@ -8829,6 +9788,66 @@ func (c *ClientWithResponses) GetReadinessWithResponse(ctx context.Context, reqE
 		return nil, err
 	}
 	return ParseGetReadinessResponse(rsp)
+}
+
+// ParseGetClusterHealthResponse parses an HTTP response from a GetClusterHealthWithResponse call
+func ParseGetClusterHealthResponse(rsp *http.Response) (*GetClusterHealthResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetClusterHealthResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ClusterHealth
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest ClusterHealth
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetClusterHealthResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	}
+
+	return response, nil
 }
 
 // ParseListAgentsResponse parses an HTTP response from a ListAgentsWithResponse call
@@ -10093,6 +11112,83 @@ func ParseDiagnoseSessionResponse(rsp *http.Response) (*DiagnoseSessionResponse,
 	return response, nil
 }
 
+// ParseGetSessionEgressResponse parses an HTTP response from a GetSessionEgressWithResponse call
+func ParseGetSessionEgressResponse(rsp *http.Response) (*GetSessionEgressResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSessionEgressResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest EgressReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest NotFound
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers GetSessionEgressResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 503:
+		var headers GetSessionEgressResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
 // ParseStreamEventsResponse parses an HTTP response from a StreamEventsWithResponse call
 func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10836,6 +11932,117 @@ func ParseStopSessionResponse(rsp *http.Response) (*StopSessionResponse, error) 
 		response.Headers401 = &headers
 	case rsp.StatusCode == 503:
 		var headers StopSessionResponse503Headers
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.Headers503 = &headers
+	}
+
+	return response, nil
+}
+
+// ParseOpenTerminalResponse parses an HTTP response from a OpenTerminalWithResponse call
+func ParseOpenTerminalResponse(rsp *http.Response) (*OpenTerminalResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &OpenTerminalResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 101:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
+		var dest BadRequest
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON400 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Unauthorized
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 403:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON403 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 404:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON404 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 426:
+		var dest Error
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON426 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 500:
+		var dest Internal
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON500 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 503:
+		var dest Unavailable
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON503 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 401:
+		var headers OpenTerminalResponse401Headers
+		if values := rsp.Header.Values("WWW-Authenticate"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "WWW-Authenticate", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.WWWAuthenticate = &value
+		}
+		response.Headers401 = &headers
+	case rsp.StatusCode == 426:
+		var headers OpenTerminalResponse426Headers
+		if values := rsp.Header.Values("Upgrade"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Upgrade", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.Upgrade = &value
+		}
+		response.Headers426 = &headers
+	case rsp.StatusCode == 503:
+		var headers OpenTerminalResponse503Headers
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
