@@ -272,8 +272,7 @@ type Agent struct {
 	EnvVars map[string]string `json:"env_vars"`
 
 	// HarnessID The coding agent that runs in the sandbox. `opencode` and `claude-agent-sdk` take messages; `claude-code` and `codex`
-	// are programs in a terminal. This server runs `opencode`; sessions of the others are refused with
-	// `harness_not_available`.
+	// are programs in a terminal. Sessions of a harness that this server cannot run are refused with `harness_not_available`.
 	HarnessID HarnessID `json:"harness_id"`
 
 	// HasActiveSession Whether one is `creating` or `ready`. Only in lists.
@@ -324,16 +323,16 @@ type Agent struct {
 
 // AgentCreate defines model for AgentCreate.
 type AgentCreate struct {
-	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these. The local
-	// runtime stores this list and does not enforce it.
+	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
+	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
+	// for what is enforced.
 	AllowOut nullable.Nullable[[]string] `json:"allow_out,omitempty"`
 
 	// Branch Branch to check out, a legal git ref name that does not start with `-`. Default `main`; if it was never set and the
 	// remote has no `main`, its HEAD is taken.
 	Branch nullable.Nullable[string] `json:"branch,omitempty"`
 
-	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`. The local runtime stores this list and does
-	// not enforce it.
+	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`, repository and MCP servers.
 	DenyOut nullable.Nullable[[]string] `json:"deny_out,omitempty"`
 
 	// EnvVars Environment of every session, for long-lived secrets. Keys match `^[A-Za-z_][A-Za-z0-9_]*$`; the compact JSON has at
@@ -344,7 +343,8 @@ type AgentCreate struct {
 	// HarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 	HarnessID nullable.Nullable[AgentCreateHarnessID] `json:"harness_id,omitempty"`
 
-	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity, and so are bytes through
+	// a terminal. Default 86,400,000
 	// (24 h).
 	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
 
@@ -403,16 +403,16 @@ type AgentList struct {
 
 // AgentUpdate The fields to change. All fields of `AgentCreate` but `harness_id` and `skill_ids`; `model` cannot be null.
 type AgentUpdate struct {
-	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these. The local
-	// runtime stores this list and does not enforce it.
+	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
+	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
+	// for what is enforced.
 	AllowOut nullable.Nullable[[]string] `json:"allow_out,omitempty"`
 
 	// Branch Branch to check out, a legal git ref name that does not start with `-`. Default `main`; if it was never set and the
 	// remote has no `main`, its HEAD is taken.
 	Branch nullable.Nullable[string] `json:"branch,omitempty"`
 
-	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`. The local runtime stores this list and does
-	// not enforce it.
+	// DenyOut Destinations the sandbox may not reach, same form; wins over `allow_out`, repository and MCP servers.
 	DenyOut nullable.Nullable[[]string] `json:"deny_out,omitempty"`
 
 	// EnvVars Environment of every session, for long-lived secrets. Keys match `^[A-Za-z_][A-Za-z0-9_]*$`; the compact JSON has at
@@ -420,7 +420,8 @@ type AgentUpdate struct {
 	// AGENT_PROMPT PORT GIT_TOKEN AGENT_REQUIREMENTS. Sealed at rest, masked in answers.
 	EnvVars nullable.Nullable[map[string]string] `json:"env_vars,omitempty"`
 
-	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity. Default 86,400,000
+	// IdleTimeoutMs Milliseconds without activity until a session is idle and suspended. A running turn is activity, and so are bytes through
+	// a terminal. Default 86,400,000
 	// (24 h).
 	IdleTimeoutMs nullable.Nullable[int64] `json:"idle_timeout_ms,omitempty"`
 
@@ -454,6 +455,36 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
+// ClusterCheck defines model for ClusterCheck.
+type ClusterCheck struct {
+	// Message What is wrong, in one sentence.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Name Name of the check.
+	Name string `json:"name"`
+
+	// Status `ok` or `failed`.
+	Status string `json:"status"`
+}
+
+// ClusterHealth defines model for ClusterHealth.
+type ClusterHealth struct {
+	// Checks What was looked at.
+	Checks []ClusterCheck `json:"checks"`
+
+	// LatencyMs Milliseconds that all checks took.
+	LatencyMs int64 `json:"latency_ms"`
+
+	// Namespace Namespace of the sandboxes.
+	Namespace nullable.Nullable[string] `json:"namespace"`
+
+	// Status `ok`, `failing` or `not used`.
+	Status string `json:"status"`
+
+	// Version Version of the API server, null if it did not answer.
+	Version nullable.Nullable[string] `json:"version"`
+}
+
 // Condition defines model for Condition.
 type Condition struct {
 	// Message Why it is not `true`, in one sentence.
@@ -468,17 +499,29 @@ type Condition struct {
 
 // DiagnosedSandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
 type DiagnosedSandbox struct {
+	// Conditions Conditions of its pod. Empty if it is no pod.
+	Conditions []SandboxCondition `json:"conditions"`
+
+	// Containers Containers of its pod, in the order they start in. Empty if it is no pod.
+	Containers []SandboxContainer `json:"containers"`
+
 	// CreatedAt When it was made.
 	CreatedAt nullable.Nullable[string] `json:"created_at"`
 
 	// Detail One sentence of progress while it starts.
 	Detail nullable.Nullable[string] `json:"detail"`
 
+	// Events Up to 50 of the cluster's latest events about its pod, oldest first. Empty if it is no pod.
+	Events []SandboxEvent `json:"events"`
+
 	// ExitCode Of its daemon, where known.
 	ExitCode nullable.Nullable[int32] `json:"exit_code"`
 
 	// ID Its id; another one for each attempt.
 	ID string `json:"id"`
+
+	// Node Machine of the cluster that it runs on, null if it has none.
+	Node nullable.Nullable[string] `json:"node"`
 
 	// Reason Why it ended, in one sentence.
 	Reason nullable.Nullable[string] `json:"reason"`
@@ -521,6 +564,64 @@ type Diagnosis struct {
 	Session Session                             `json:"session"`
 }
 
+// EgressDecision defines model for EgressDecision.
+type EgressDecision struct {
+	// Address Address that was connected to; null if none was.
+	Address nullable.Nullable[string] `json:"address"`
+
+	// BytesReceived Bytes from the host so far.
+	BytesReceived int64 `json:"bytes_received"`
+
+	// BytesSent Bytes to the host so far.
+	BytesSent int64 `json:"bytes_sent"`
+
+	// Entry What of the rule matched.
+	Entry nullable.Nullable[string] `json:"entry"`
+
+	// Host Host that was asked for.
+	Host string `json:"host"`
+
+	// Method `CONNECT`, or the method of the request.
+	Method string `json:"method"`
+
+	// Observed Whether it would have been denied if policies were not only observed.
+	Observed bool `json:"observed"`
+
+	// Open Whether the connection is still there.
+	Open bool `json:"open"`
+
+	// Port Port that was asked for.
+	Port int32 `json:"port"`
+
+	// Reason Why, in a few words.
+	Reason string `json:"reason"`
+
+	// Rule Rule that decided; empty if the name had no address before any did.
+	Rule string `json:"rule"`
+
+	// Time When it was wanted.
+	Time string `json:"time"`
+
+	// Verdict `allowed`, `denied`, or `failed`: allowed, but not resolved or not connected.
+	Verdict string `json:"verdict"`
+}
+
+// EgressReport defines model for EgressReport.
+type EgressReport struct {
+	// Attempt The attempt that the decisions are of.
+	Attempt int32 `json:"attempt"`
+
+	// Decisions Oldest first, at most 256.
+	Decisions []EgressDecision `json:"decisions"`
+
+	// Enforcement `enforced` (there is no other way out), `advisory` (a tool that leaves out the proxy is not held to the lists),
+	// `observed` (what only the agent's lists deny is told and let pass) or `off`.
+	Enforcement string `json:"enforcement"`
+
+	// SessionID The session.
+	SessionID string `json:"session_id"`
+}
+
 // Error defines model for Error.
 type Error struct {
 	// Code Stable name of the error in snake case.
@@ -546,10 +647,17 @@ type ErrorDetail struct {
 }
 
 // Event One event of a session. Types and their `data`:
-// `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept or fresh} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
+// `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept
+// or fresh; when its sandbox is ready also conversation: new, resumed or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
 // `turn.started` {} · `message.delta` {part_id, offset, text} · `message.part` {part_id, part} (the whole part; replaces
 // its deltas) · `tool.started` {part_id, part} · `tool.completed` {part_id, part} · `turn.completed` {info} ·
-// `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {…}, in the harness's own words.
+// `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {kind, …}, in the harness's own words: with `kind: retry` the
+// model gateway refused a request, which is sent again {attempt, message, retry_at}; with `restarted` the harness ended and runs
+// again {message}; with `mcp` it says how an MCP server is {server, status, message}; with `truncated` something was left out {message} ·
+// `egress.denied` {method, host, port, address, rule, entry, reason, count, observed}: something in the sandbox was kept from a
+// host, or would have been if policies were not only observed; the like of it is told again after a minute, with the number
+// since then · `egress.allowed` {method, host, port, address, rule, entry, reason}: the first connection to a host and port by a
+// rule, once it has ended; those to the model gateway are not told. Of one attempt 200 kinds are told.
 type Event struct {
 	// Data What happened.
 	Data map[string]interface{} `json:"data"`
@@ -572,7 +680,7 @@ type EventPage struct {
 	// Data Events, oldest first.
 	Data []Event `json:"data"`
 
-	// HasMore Whether there were more events than the page holds.
+	// HasMore Whether there may be more events than the page holds: ask again with `after` = `next_after`.
 	HasMore bool `json:"has_more"`
 
 	// NextAfter `after` of the next page.
@@ -580,8 +688,7 @@ type EventPage struct {
 }
 
 // HarnessID The coding agent that runs in the sandbox. `opencode` and `claude-agent-sdk` take messages; `claude-code` and `codex`
-// are programs in a terminal. This server runs `opencode`; sessions of the others are refused with
-// `harness_not_available`.
+// are programs in a terminal. Sessions of a harness that this server cannot run are refused with `harness_not_available`.
 type HarnessID string
 
 // HarnessProbe What the sandbox's daemon says of itself and the harness; null if there is no sandbox.
@@ -731,7 +838,7 @@ type MissingPart struct {
 	// Message Why it could not be had.
 	Message string `json:"message"`
 
-	// Part Name of the field: `agent`, `sandbox`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
+	// Part Name of the field: `agent`, `sandbox`, `sandbox.events`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
 	Part string `json:"part"`
 }
 
@@ -748,6 +855,63 @@ type Readiness struct {
 
 	// Status `ready` or `not ready`.
 	Status string `json:"status"`
+}
+
+// SandboxCondition defines model for SandboxCondition.
+type SandboxCondition struct {
+	// ChangedAt When the status last changed.
+	ChangedAt nullable.Nullable[string] `json:"changed_at"`
+
+	// Message The cluster's sentence on why.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Reason The cluster's word for why.
+	Reason nullable.Nullable[string] `json:"reason"`
+
+	// Status `True`, `False` or `Unknown`.
+	Status string `json:"status"`
+
+	// Type Name of the condition, such as `PodScheduled` or `Ready`.
+	Type string `json:"type"`
+}
+
+// SandboxContainer defines model for SandboxContainer.
+type SandboxContainer struct {
+	// ExitCode Exit code, if it has ended.
+	ExitCode nullable.Nullable[int32] `json:"exit_code"`
+
+	// Image Image it is made of.
+	Image string `json:"image"`
+
+	// Message The cluster's sentence on why.
+	Message nullable.Nullable[string] `json:"message"`
+
+	// Name `harness` for the one with the harness and the sandbox's daemon.
+	Name string `json:"name"`
+
+	// Reason The cluster's word for why it waits or has ended.
+	Reason nullable.Nullable[string] `json:"reason"`
+
+	// State `waiting`, `running`, `terminated` or `unknown`.
+	State string `json:"state"`
+}
+
+// SandboxEvent defines model for SandboxEvent.
+type SandboxEvent struct {
+	// Count How often.
+	Count int32 `json:"count"`
+
+	// Message What happened.
+	Message string `json:"message"`
+
+	// Reason The cluster's word for what happened.
+	Reason string `json:"reason"`
+
+	// Time When it happened last.
+	Time string `json:"time"`
+
+	// Type `Normal` or `Warning`.
+	Type string `json:"type"`
 }
 
 // SandboxFile defines model for SandboxFile.
@@ -833,7 +997,7 @@ type Session struct {
 	// IdleTimeoutMs Milliseconds without activity until it is suspended.
 	IdleTimeoutMs int64 `json:"idle_timeout_ms"`
 
-	// LastSeenAt Last real activity: a message, or a running turn.
+	// LastSeenAt Last real activity: a message, a running turn, or bytes through the terminal.
 	LastSeenAt nullable.Nullable[string] `json:"last_seen_at"`
 
 	// Phase How far the current attempt is, forward only: `creating_sandbox`, `pod_pending`, `pod_running`, `injecting_files`,
@@ -850,7 +1014,7 @@ type Session struct {
 	Response nullable.Nullable[string] `json:"response"`
 
 	// SandboxState `none`, `starting`, `running`, `suspended` (idle for `idle_timeout_ms`: the session is `ready`, its workspace is kept, and
-	// the next message or a restart wakes it) or `waking`.
+	// the next message, an attach to its terminal or a restart wakes it) or `waking`.
 	SandboxState string `json:"sandbox_state"`
 
 	// SandboxURL Always null. Kept for old clients.
@@ -872,10 +1036,12 @@ type Session struct {
 	// TitlePreview First text of the user, white space collapsed, at most 60 characters.
 	TitlePreview nullable.Nullable[string] `json:"title_preview"`
 
-	// TtyToken Token for the terminal. Null for harnesses that take messages.
+	// TtyToken Token for this session's terminal and nothing else, made when it is read and good for 12 h. A terminal that is attached
+	// outlives it. Null where `tty_url` is.
 	TtyToken nullable.Nullable[string] `json:"tty_token"`
 
-	// TtyURL Path of the terminal. Null for harnesses that take messages.
+	// TtyURL Path of the session's terminal, see `openTerminal`. Only in the answer of `getSession`, and there null for harnesses that
+	// take messages and unless the session is `ready`.
 	TtyURL nullable.Nullable[string] `json:"tty_url"`
 
 	// TurnCount Turns so far, queued ones included.
@@ -888,7 +1054,8 @@ type SessionCreate struct {
 	// logged, never returned.
 	EnvVars nullable.Nullable[map[string]string] `json:"env_vars,omitempty"`
 
-	// InitialPrompt Sent as the session's first message.
+	// InitialPrompt Sent as the session's first message. A harness with a terminal gets it typed in when its program is ready, in the first
+	// attempt only: it is a turn that is then `completed`, without a reply.
 	InitialPrompt nullable.Nullable[string] `json:"initial_prompt,omitempty"`
 
 	// SkillIds Skills for this session only. Any that does not exist is 404 and nothing is created.
@@ -1119,7 +1286,9 @@ type TurnError struct {
 	// Message One sentence.
 	Message string `json:"message"`
 
-	// Name Short stable name such as `turn_interrupted`, `aborted`, or the harness's own.
+	// Name Short stable name: `turn_interrupted` (its sandbox or harness was lost in the middle), `session_not_ready` (the session
+	// ended before the turn came), `turn_timeout` (it ran for longer than the server's `TURN_TIMEOUT`, by default 6 hours, and
+	// was ended), `aborted`, or the harness's own.
 	Name string `json:"name"`
 }
 
@@ -1321,7 +1490,7 @@ type StreamEventsParams struct {
 	// Follow `false` returns a JSON page of what there is.
 	Follow *bool `form:"follow,omitempty" json:"follow,omitempty"`
 
-	// Limit Most events of a JSON page, clamped to 1–1000.
+	// Limit Most events of a JSON page, clamped to 1–1000. A page of large events ends at about 4 MiB.
 	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
 
 	// LastEventID The last `seq` that was seen.
@@ -1384,6 +1553,15 @@ type StopSessionParams struct {
 	// IdempotencyKey Makes a repeat of this request, with the same path and body, return the first one's answer instead of doing it again.
 	// Visible ASCII, kept 24 h.
 	IdempotencyKey *IdempotencyKey `json:"Idempotency-Key,omitempty"`
+}
+
+// OpenTerminalParams defines parameters for OpenTerminal.
+type OpenTerminalParams struct {
+	// Cols Width of the client's window in characters. Given with `rows`, it is a resize before anything is painted.
+	Cols *int32 `form:"cols,omitempty" json:"cols,omitempty"`
+
+	// Rows Height of the client's window in characters.
+	Rows *int32 `form:"rows,omitempty" json:"rows,omitempty"`
 }
 
 // ListSkillsParams defines parameters for ListSkills.
@@ -1562,6 +1740,9 @@ func (t *MessagePartCreate) UnmarshalJSON(b []byte) error {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetClusterHealth Health of the cluster
+	// (GET /api/v1/health/k8s)
+	GetClusterHealth(ctx echo.Context) error
 	// ListAgents List agents
 	// (GET /api/v1/managed_agents/agents)
 	ListAgents(ctx echo.Context, params ListAgentsParams) error
@@ -1601,6 +1782,9 @@ type ServerInterface interface {
 	// DiagnoseSession Find out what is wrong with a session
 	// (GET /api/v1/managed_agents/sessions/{session_id}/diagnose)
 	DiagnoseSession(ctx echo.Context, sessionID SessionID) error
+	// GetSessionEgress See what a session's sandbox wanted to reach
+	// (GET /api/v1/managed_agents/sessions/{session_id}/egress)
+	GetSessionEgress(ctx echo.Context, sessionID SessionID) error
 	// StreamEvents Follow a session's events
 	// (GET /api/v1/managed_agents/sessions/{session_id}/events)
 	StreamEvents(ctx echo.Context, sessionID SessionID, params StreamEventsParams) error
@@ -1622,6 +1806,9 @@ type ServerInterface interface {
 	// StopSession Stop a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/stop)
 	StopSession(ctx echo.Context, sessionID SessionID, params StopSessionParams) error
+	// OpenTerminal Attach to a session's terminal
+	// (GET /api/v1/managed_agents/sessions/{session_id}/tty)
+	OpenTerminal(ctx echo.Context, sessionID SessionID, params OpenTerminalParams) error
 	// GetTurn Get a turn
 	// (GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id})
 	GetTurn(ctx echo.Context, sessionID SessionID, turnID string) error
@@ -1660,6 +1847,15 @@ type ServerInterface interface {
 // ServerInterfaceWrapper converts echo contexts to parameters.
 type ServerInterfaceWrapper struct {
 	Handler ServerInterface
+}
+
+// GetClusterHealth converts echo context to params.
+func (w *ServerInterfaceWrapper) GetClusterHealth(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetClusterHealth(ctx)
+	return err
 }
 
 // ListAgents converts echo context to params.
@@ -2106,6 +2302,22 @@ func (w *ServerInterfaceWrapper) DiagnoseSession(ctx echo.Context) error {
 	return err
 }
 
+// GetSessionEgress converts echo context to params.
+func (w *ServerInterfaceWrapper) GetSessionEgress(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "session_id" -------------
+	var sessionID SessionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "session_id", ctx.Param("session_id"), &sessionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetSessionEgress(ctx, sessionID)
+	return err
+}
+
 // StreamEvents converts echo context to params.
 func (w *ServerInterfaceWrapper) StreamEvents(ctx echo.Context) error {
 	var err error
@@ -2403,6 +2615,38 @@ func (w *ServerInterfaceWrapper) StopSession(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.StopSession(ctx, sessionID, params)
+	return err
+}
+
+// OpenTerminal converts echo context to params.
+func (w *ServerInterfaceWrapper) OpenTerminal(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "session_id" -------------
+	var sessionID SessionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "session_id", ctx.Param("session_id"), &sessionID, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter session_id: %s", err))
+	}
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params OpenTerminalParams
+	// ------------- Optional query parameter "cols" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cols", ctx.QueryParams(), &params.Cols, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cols: %s", err))
+	}
+
+	// ------------- Optional query parameter "rows" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "rows", ctx.QueryParams(), &params.Rows, runtime.BindQueryParameterOptions{Type: "integer", Format: "int32"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter rows: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.OpenTerminal(ctx, sessionID, params)
 	return err
 }
 
@@ -2736,14 +2980,17 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/restart", wrapper.RestartSession, options.OperationMiddlewares["restartSession"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/abort", wrapper.AbortTurn, options.OperationMiddlewares["abortTurn"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/diagnose", wrapper.DiagnoseSession, options.OperationMiddlewares["diagnoseSession"]...)
+	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/egress", wrapper.GetSessionEgress, options.OperationMiddlewares["getSessionEgress"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/sandbox_logs", wrapper.GetSandboxLogs, options.OperationMiddlewares["getSandboxLogs"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/message", wrapper.SendMessage, options.OperationMiddlewares["sendMessage"]...)
 	router.POST(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/message_stream", wrapper.StreamMessage, options.OperationMiddlewares["streamMessage"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/messages", wrapper.ListMessages, options.OperationMiddlewares["listMessages"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/turns/:turn_id", wrapper.GetTurn, options.OperationMiddlewares["getTurn"]...)
 	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/events", wrapper.StreamEvents, options.OperationMiddlewares["streamEvents"]...)
+	router.GET(options.BaseURL+"/api/v1/managed_agents/sessions/:session_id/tty", wrapper.OpenTerminal, options.OperationMiddlewares["openTerminal"]...)
 	router.GET(options.BaseURL+"/healthz", wrapper.GetHealth, options.OperationMiddlewares["getHealth"]...)
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReadiness, options.OperationMiddlewares["getReadiness"]...)
+	router.GET(options.BaseURL+"/api/v1/health/k8s", wrapper.GetClusterHealth, options.OperationMiddlewares["getClusterHealth"]...)
 	router.GET(options.BaseURL+"/openapi.json", wrapper.GetOpenAPIJSON, options.OperationMiddlewares["getOpenAPIJSON"]...)
 	router.GET(options.BaseURL+"/openapi.yaml", wrapper.GetOpenAPIYAML, options.OperationMiddlewares["getOpenAPIYAML"]...)
 
@@ -2780,6 +3027,72 @@ type UnavailableJSONResponse struct {
 }
 
 type UnsupportedMediaTypeJSONResponse Error
+
+type GetClusterHealthRequestObject struct {
+}
+
+type GetClusterHealthResponseObject interface {
+	VisitGetClusterHealthResponse(w http.ResponseWriter) error
+}
+
+type GetClusterHealth200JSONResponse ClusterHealth
+
+func (response GetClusterHealth200JSONResponse) VisitGetClusterHealthResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetClusterHealth401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetClusterHealth401JSONResponse) VisitGetClusterHealthResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetClusterHealth500JSONResponse struct{ InternalJSONResponse }
+
+func (response GetClusterHealth500JSONResponse) VisitGetClusterHealthResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetClusterHealth503JSONResponse ClusterHealth
+
+func (response GetClusterHealth503JSONResponse) VisitGetClusterHealthResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
 
 type ListAgentsRequestObject struct {
 	Params ListAgentsParams
@@ -4318,6 +4631,90 @@ func (response DiagnoseSession503JSONResponse) VisitDiagnoseSessionResponse(w ht
 	return err
 }
 
+type GetSessionEgressRequestObject struct {
+	SessionID SessionID `json:"session_id"`
+}
+
+type GetSessionEgressResponseObject interface {
+	VisitGetSessionEgressResponse(w http.ResponseWriter) error
+}
+
+type GetSessionEgress200JSONResponse EgressReport
+
+func (response GetSessionEgress200JSONResponse) VisitGetSessionEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSessionEgress401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response GetSessionEgress401JSONResponse) VisitGetSessionEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSessionEgress404JSONResponse struct{ NotFoundJSONResponse }
+
+func (response GetSessionEgress404JSONResponse) VisitGetSessionEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSessionEgress500JSONResponse struct{ InternalJSONResponse }
+
+func (response GetSessionEgress500JSONResponse) VisitGetSessionEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSessionEgress503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response GetSessionEgress503JSONResponse) VisitGetSessionEgressResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type StreamEventsRequestObject struct {
 	SessionID SessionID `json:"session_id"`
 	Params    StreamEventsParams
@@ -5384,6 +5781,151 @@ func (response StopSession503JSONResponse) VisitStopSessionResponse(w http.Respo
 	return err
 }
 
+type OpenTerminalRequestObject struct {
+	SessionID SessionID `json:"session_id"`
+	Params    OpenTerminalParams
+}
+
+type OpenTerminalResponseObject interface {
+	VisitOpenTerminalResponse(w http.ResponseWriter) error
+}
+
+type OpenTerminal101Response struct {
+}
+
+func (response OpenTerminal101Response) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+	w.WriteHeader(101)
+	return nil
+}
+
+type OpenTerminal400JSONResponse struct{ BadRequestJSONResponse }
+
+func (response OpenTerminal400JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(400)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal401JSONResponse struct{ UnauthorizedJSONResponse }
+
+func (response OpenTerminal401JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.WWWAuthenticate != nil {
+		w.Header().Set("WWW-Authenticate", fmt.Sprint(*response.Headers.WWWAuthenticate))
+	}
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal403JSONResponse Error
+
+func (response OpenTerminal403JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(403)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal404JSONResponse Error
+
+func (response OpenTerminal404JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(404)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal409JSONResponse Error
+
+func (response OpenTerminal409JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal426ResponseHeaders struct {
+	Upgrade *string
+}
+
+type OpenTerminal426JSONResponse struct {
+	Body    Error
+	Headers OpenTerminal426ResponseHeaders
+}
+
+func (response OpenTerminal426JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.Upgrade != nil {
+		w.Header().Set("Upgrade", fmt.Sprint(*response.Headers.Upgrade))
+	}
+	w.WriteHeader(426)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal500JSONResponse struct{ InternalJSONResponse }
+
+func (response OpenTerminal500JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(500)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type OpenTerminal503JSONResponse struct{ UnavailableJSONResponse }
+
+func (response OpenTerminal503JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(503)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetTurnRequestObject struct {
 	SessionID SessionID `json:"session_id"`
 	TurnID    string    `json:"turn_id"`
@@ -6256,6 +6798,9 @@ func (response GetReadiness503JSONResponse) VisitGetReadinessResponse(w http.Res
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// GetClusterHealth Health of the cluster
+	// (GET /api/v1/health/k8s)
+	GetClusterHealth(ctx context.Context, request GetClusterHealthRequestObject) (GetClusterHealthResponseObject, error)
 	// ListAgents List agents
 	// (GET /api/v1/managed_agents/agents)
 	ListAgents(ctx context.Context, request ListAgentsRequestObject) (ListAgentsResponseObject, error)
@@ -6295,6 +6840,9 @@ type StrictServerInterface interface {
 	// DiagnoseSession Find out what is wrong with a session
 	// (GET /api/v1/managed_agents/sessions/{session_id}/diagnose)
 	DiagnoseSession(ctx context.Context, request DiagnoseSessionRequestObject) (DiagnoseSessionResponseObject, error)
+	// GetSessionEgress See what a session's sandbox wanted to reach
+	// (GET /api/v1/managed_agents/sessions/{session_id}/egress)
+	GetSessionEgress(ctx context.Context, request GetSessionEgressRequestObject) (GetSessionEgressResponseObject, error)
 	// StreamEvents Follow a session's events
 	// (GET /api/v1/managed_agents/sessions/{session_id}/events)
 	StreamEvents(ctx context.Context, request StreamEventsRequestObject) (StreamEventsResponseObject, error)
@@ -6316,6 +6864,9 @@ type StrictServerInterface interface {
 	// StopSession Stop a session
 	// (POST /api/v1/managed_agents/sessions/{session_id}/stop)
 	StopSession(ctx context.Context, request StopSessionRequestObject) (StopSessionResponseObject, error)
+	// OpenTerminal Attach to a session's terminal
+	// (GET /api/v1/managed_agents/sessions/{session_id}/tty)
+	OpenTerminal(ctx context.Context, request OpenTerminalRequestObject) (OpenTerminalResponseObject, error)
 	// GetTurn Get a turn
 	// (GET /api/v1/managed_agents/sessions/{session_id}/turns/{turn_id})
 	GetTurn(ctx context.Context, request GetTurnRequestObject) (GetTurnResponseObject, error)
@@ -6361,6 +6912,29 @@ func NewStrictHandler(ssi StrictServerInterface, middlewares []StrictMiddlewareF
 type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
+}
+
+// GetClusterHealth operation middleware
+func (sh *strictHandler) GetClusterHealth(ctx echo.Context) error {
+	var request GetClusterHealthRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetClusterHealth(ctx.Request().Context(), request.(GetClusterHealthRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetClusterHealth")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetClusterHealthResponseObject); ok {
+		return validResponse.VisitGetClusterHealthResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
 }
 
 // ListAgents operation middleware
@@ -6790,6 +7364,31 @@ func (sh *strictHandler) DiagnoseSession(ctx echo.Context, sessionID SessionID) 
 	return nil
 }
 
+// GetSessionEgress operation middleware
+func (sh *strictHandler) GetSessionEgress(ctx echo.Context, sessionID SessionID) error {
+	var request GetSessionEgressRequestObject
+
+	request.SessionID = sessionID
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSessionEgress(ctx.Request().Context(), request.(GetSessionEgressRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSessionEgress")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetSessionEgressResponseObject); ok {
+		return validResponse.VisitGetSessionEgressResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // StreamEvents operation middleware
 func (sh *strictHandler) StreamEvents(ctx echo.Context, sessionID SessionID, params StreamEventsParams) error {
 	var request StreamEventsRequestObject
@@ -7012,6 +7611,32 @@ func (sh *strictHandler) StopSession(ctx echo.Context, sessionID SessionID, para
 		return err
 	} else if validResponse, ok := response.(StopSessionResponseObject); ok {
 		return validResponse.VisitStopSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// OpenTerminal operation middleware
+func (sh *strictHandler) OpenTerminal(ctx echo.Context, sessionID SessionID, params OpenTerminalParams) error {
+	var request OpenTerminalRequestObject
+
+	request.SessionID = sessionID
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.OpenTerminal(ctx.Request().Context(), request.(OpenTerminalRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "OpenTerminal")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(OpenTerminalResponseObject); ok {
+		return validResponse.VisitOpenTerminalResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -7340,312 +7965,395 @@ func (sh *strictHandler) GetReadiness(ctx echo.Context) error {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L37dts4li/8KjjsXquSDCVL8iWJvHr1clVcVT6V24md7tNTyoiQCElsU4CaAC2r8nnWvMN5h/MK3//f",
-	"o8yTfAt7AyBIkbo4SaW62r1mumObBHHZ2Pf92x+DsZgvBGdcyaD/MWC3dL5IGfz7bMq40v+4oWnO9D9o",
-	"morlUOQq6P/8IQyoUnQ8Y/FQXidpOkxiib8fZZSPZ0E/mNOEB2EwzhhVLB5SFfSDXqd30up2W73Dq26n",
-	"39H/1+50Ov8ehEHM+KoYnfGb4Q3NYCo/XFz9+P7b4dWbn85fB/3giflPcBcGM5pxJuUwiYN+IBaMj0XM",
-	"gjCAnzvd54e9cedp69nkkLWejo9o6/moG7d6k5PJ8aQzOR51u/BsyoYqmTORq+FcBv1nJ0cd/Z8wmI8X",
-	"Q8myG5aZxc1FzNKgH1CuZplYJOODcUrzmLWk4Jyp1lHrJAgDTucs6AcZu0nYkmVBGCwmi2GepUGf52ka",
-	"BotMzBd6P/4mcoKPkUWepiRj/8iZVLIdhEHGFgJfCmZKLWT/4GCaqFk+ao/F/EBk0wP9BDz4jzzJ2ByP",
-	"Eb8gKY9H4nY4SeA89dxlvliITMmhypOgP6GpZGGQL+KdTkdvQSJ40O/e3YXBi4ROuZCJLBHIWPA4UYng",
-	"+oMfgzmTkk6Zm5GiKpdBP1BZro9IrRZ6k6ZUsSVdDceCT5JpnrE4uAt3fdmuMss5T/i0/GaQKBInMeFC",
-	"EcrlkmUk4UQfdOANCPuwPiK+ICsjqhkj5gkSCya9sf0xc37NxZIXo1oyzRiNV8HdB03tio31xidS5gw3",
-	"DGi3mAIXykxDLy30pnHlTSPLuSSUx9X59Enj8pG4xmI+ZzzWZz9WcLTBOyYVzRSBZTKpD5wkE6JmiSyG",
-	"H88onzKyTNRMj7cUZJ7wXDGgWcluWJaoVdAPWJaJDNbKbpAyNRFOGWdZI8UdexRn9gw4jzkMS7Q49OYD",
-	"TqlifLyCC+0unRJjkfo05QjM0bf+8S4MUjHVM3Y8hSAbIGkiFdO0RgQn+lr2Dw66vaftTrvT7vaPur3D",
-	"o+BDHeNIpNTHWLoY/gLGYs686S9opveHAhfWm2jOG+7ZNo7atRxV0cQtl90maogkhr8AHnk46bJn8eG4",
-	"dRJ3WOuIHh+2nsedUespfTY5nHTGPeSRGaPS7o7buaC4doEhFzgtPefhPhwY3yhYzO5CY0KTNM/YsDw/",
-	"e93MpHAukslhd000PO92u62nlNLWs/Eha3Xi55Nn7On4ZHRMN4uGlEo1lIzxrXNczKhEcaAvv/l5WD4c",
-	"+FvTSD07UsbkQnDJqky+eh7FXzyZ47iTnYdUYrEwe2weqZMQKlGpHvz75BYYwyhP0jgwvx8uUHrZEZRa",
-	"DZW4Ztz/hTcJlWd8OBa5Vi06d1qUnM8XavUykWVdI6aK4sVJk3migv5xJww4u1XDcZ5JfflxPDGZSKbH",
-	"CgMlFE1h1DA4v6kqLzjgR/8FfcWQNBaaLhS71dt/oUgikaL/EfSPDvVCQZqvn8uhPRdYVYWu6Mmo9TTu",
-	"dVvP6PFxqzvujQ7pUXzMTiaFWDCMoB2zVNFAT/yVZQ3e1BM+EShe9SZpsjo8CoM4z6hm20CWva7eH8MW",
-	"cWd201TgrIDHjrUyBwIKNgd/XGaJJqxOGCR8oVWzZ91eGIhcwQ8nR3d7r/0O9x0FXv3mE0qWbGQYbrvY",
-	"LXjm7oPepsuC2xTq6W+S7Xis9mvwHFhQwqdDKz62sR/782ZGA2rCdk5jv/7bYDZhcKktlarKqoBVBD9k",
-	"Il+Q0YrQjNH2XnaLHGfJwqhQP4olWTICF0evYL4mcWhn1G09Hfd6refx4WHriB1PTjpPu896zw8L0+Ed",
-	"SxmVTGsGTAb3VdNhvWfGTlu/LLsadbvN/cH0+0ym34AP+CDvdA7H/6PVInAQ/V1OgLRa8Bob8DVi/m3a",
-	"kr07R6Uv2KdS6QP9/d5dD0guVxnlyHHrNMY1damiFu2sqbRyCdtntt3IRQHSyfypUTF0Cvu+6lWnUK46",
-	"n0O38lSrv86oQiMezHl9fjJRIluRWPx5XckKm/TOe+4mlTKRinIV7ErJZq/9Fxs3/KjdPb7Xhv8W9Nl7",
-	"GDk9uAh5VtaA97FA1m5JyZ5oMCaMWvW1iPqDczMM91GonTr6j5zlLA6Ai8wYjRny+PMrOgUOUlLk/oJc",
-	"h4gJKKJi9Hc2ViGZiIxEF5PWK6rGs0ifpnGaB/1gEHQHgf7geMbmYG1ap6ICF57+7kXM5gsBrql3bJHS",
-	"FYq88rcjleUscq63RKJHTomMxdbTpQShnDCapQnLLPMGrxw+TOeMRN7XWj+xVWW+xpdaTJfxfK71PfjD",
-	"h3Bt+ngWdM6U2ToIElzUrOAithsHMjwklLx/f/Hi5ml5BruKST3kgqpZIeCctedkUBz09bz99czp7UvG",
-	"p2oW9HvHJ2HNcXxnLtraCXjXMLJLWdApIyM2ERlrkzOCfyVKM1Y4J+MitB69Ob1m+uyOOp3yqtnqf3Yu",
-	"/i5uX//yavXql/e9Vy/Olvr/J//LrvUfOctWxWINO2hY2lHnee3avMP/ia3W1/iKXjPNnDK2YFThIkEy",
-	"ACmFFVrS2w9+5pGIVyHJmL7H8OdJkklFBGffyMINKxWjQAOxSPiUJIrQKU14e8D/kshklDJydvndxUVI",
-	"rtlCkd4RmbUHvLRLYPq1jp4WFIB3ttiWCnUHjUd/HAbzhNufu5qKlWKaewb/8fP/aP3nh3/7Y1C7gxO4",
-	"5jXkoXlGZI/ecgcyz6UiUiVpSmb0hoVEZISCy9iQ0Bx+FT2JTolQM5YtE7TxZrBH0vjWY9hnuDxmOyU5",
-	"6vaqG2TZTf3eGBbVtCndTu+ouivrG/AS5dIa5QipSCaWUi+Lwr1ok+9SOl+wWDOm7n//1//pVaj+uFNP",
-	"2yj6/FnGbELz1IhDM6eEKzZlme8jq6Xp13TOkFsCeZogRaKkjWf0C4Iv0/c1WznyJn8XCZfmePOMh8R4",
-	"VvXpQcwk9Eh8wK07hFAOx9omdUROFdFG/W+W2t8YNaO6p+/0QStBFlRKIrQO486aKtJpk4spB8kEGxoZ",
-	"plk6/IazN4pN7eHXn71x/G0WOeaotwqdLX64daHjaR+fJnbA5N2yCP3I1iVsdibVLcFYzJ+4gCvUQ9f4",
-	"Iph2kabzGyZJBOpqRLTe2CbfiZzDLZnTFdF6J8S6SMLJIhPaPNTqlhKwes1cSks2NmMdFaFOXEtEuDAz",
-	"/ZEQKaMc9Rjr4QQ15lsav0OpV/IJfgzoYpEmY9CLD/4u0eHsJ0kk/IamSVxxKcZItfCnoRGnLhyHlsIk",
-	"YalWYQ+ss+Hg7Zt3V6UgL4hiUClijKKaoKdV9bRiaD4f2l+iXvxs0hl3Jx2GKy225Y8ZmwT94A8HRdbH",
-	"Af5VHpxjtFa/UD7SK30axSe1YrN0Go9YMLQaiNLKRJtEdtl6tyLyCHy4mqOaVwVn5H9evnlNYLseh8UL",
-	"5hvRgD+KzE5FhAM7ZzcsW5GbRKTwrcead2rpzDVXQzLc68yK19YPzfzNPy1v7+3fCf7iS+77GQEaLnga",
-	"6JaPIjuF6HGbXChJUjElM4oyb0xzyUjOY20f+OcWt/WG/cRW71gu0eLYY8cy99LafhUyaXjNVkPzZMPu",
-	"AclUxBhZUkn0Syg9jAAFmvniZL1mHm2YjN752sVGj2FvXwv1vcj5vltL17KszM5yoYYTGLBhM+FN8s0u",
-	"FtQ3cPXsaF9uT18LIvPxzGrDjyK3CLNJbzPmcoS+p0m6NyUa/bhuwxbe2MMJDt5Ih05j1zfHKt0y4WOm",
-	"LRVNBeDU+NIE2DgJPUNjYyTc8ze4qZFHUc2CNU94bayJZTEo7P2VEC9pNmV77nhq31nbb7pKBY2HSogh",
-	"PtSw25b9w0NgLnPSPXn69Gmve0JGK4xvfdl9rptCnfzSu1pdliHd95zmaiay5Je9iTavvFrdydLfGzax",
-	"8swX3i5GM/AwXTOut83kLmnjZ5kJPiWPIn8+eodKDrW//vWvrbNczRhXel/Yup54li7pSpLoW/gS2ArN",
-	"TrM73P4bmqR0lO5LwCa/sG7jbeqhZlNe+mHDEXBBwA1KzGtgr/tvfUnGqshCSDQpuViGRGUrdKiQlCqW",
-	"9UkUU0VHVLJhXmxVFJKofpEReVS3HskUyRePwwGPbHgLshDdgFqjKzxdY8q1ZMlyXrj6vpHEvKq1O3xw",
-	"OMrlSr8rBJlTvsKLqK9lwiShasAFH4M2qK+dfsLmUMiIPKISX7K/IvCLFbhYCHWJkPCj4DCMnOUK0h5i",
-	"seQR2toegb5jKlu1ziaK1bj+LoGtgsW7pIkKyXLGMkYgo7OWUAv7FCnVBLtY/IrFCb2Ch/YiWWVeWWcU",
-	"bujhXI89hCcb6PU7/GBLTwA9UyNG1j79a7FeTSdR9esRcJK6RQHXdTNAX/MIHtL/1PYiy1RidKjiD+Xv",
-	"/3XGQH+jzn2DTiEqiXnHi8YU1qFvGf/sRi/c4Si1tVBwOfKVCRXR6nXGl4oli0nMpEo47ATYuYlic1nD",
-	"/NxHaZbRlf65Lva9RsL6TxKySWeMYMQ31D+KLMYQ1O7fszH16je+hd/rWzKesfE1Eblqr7uVyjH4mgPi",
-	"VuEyz+kxJiKbQ1A4poq1TELs2sBF0L467AvGk0/aYz8DgMaoYtH0bemQa+bjz+Gc3ySZ4HPG1SlhdDxD",
-	"i1dfhchmEUQk5ymTkrDbBeVxiRwLIvPzDDZfxB/xyYsYX5OQ2H3Dhl5ubv0F0Va5npjN14rASw1JYVGb",
-	"vOHpShNPmpjsgOqNwThwdfDCb+XOM8/BWbG2dWtpEGsO5yRNE2kYc85VkmrGbzPUJdEDlL6UcHVyFKy7",
-	"ECt5FWvf+e6tkW17UowJkFbHe5ko9vLlKyNo8fXaW4KurLXX6YilEHJcMLHAJfI8NWpQyblVDOXyPaqj",
-	"vU3GKs92HMRkiaxxlpVUbG5Yyk4jFakka37lIgVBc5FUcLbjiH7OSXXURbIg/hM7DVlJWamO+b3+NZyD",
-	"VwBSIpBN1/ISn9eD1JGOdSqbRMV1dcRoPUxrXGLBOItDErOUKRbrm6v5/DjNNftYv6o7XIhybk4Ti3DK",
-	"l9G6FMvmCaepH+ozvssGHuGn+2wSBCmVqrBcd5UGLkloLSKUz0d649CNNs6zjHFFzOMhmWRiTrrVrTrs",
-	"BbXhB18xAFYG99Zef3dtSky7ssMV+vUuiJO1xR0usytPMNXqAaGneXjysUre6/y22L6SvC6dWaP+8x28",
-	"0Cwqjed+ZxXphSe2/fsGOn+mRWmfUBKLOU14SKInbfxnFBLKycVbQuM400IVYq/fXbx4d0qSCeifbL5Q",
-	"q5AIfUnUjEnWJlpFTcWYpgOeabkyN2kWJksKQrel4irGJyIDNxFaFY4DbA7BrdHrnN5e4Ku9TqeRQ91H",
-	"CwsJJSmb0pRME0UyNgEvOgYz3TKwzgsDdq2oTV5gxIREsJWwY+Y6cuA72jA0QekBz9hcKAZuKy7MKyEE",
-	"WX88P3sB6Sr0mnHcoOq+bOXFm/S6DZQBhqimjhDjufo6n5JlwjFmSSJHcpF37GTrqQ/4Vzz2z6uIaiaI",
-	"sRQXIdUyLRV82kqTGxYTycYZU7JNfmIrbWSr8YxE//HzWevfaeuX4Qfzj07r+fDDkz9Gp8hSxXxBxwrD",
-	"OpomtD0/F1KR7kl4+OwIfXxt8s4Es8i1HptmTNNmLlncJ+/O374Zvn/3knz77uz1dz+SlxdX5y9fvhqe",
-	"vb0Y/nT+t9LP355dnrtfvDj//uz9y6vhqzcvzl8O+NkP56+vhm/fvXn19oq8ffPuivxwcYXJuwT/9u78",
-	"f72/eHf+6vz11WWbXDKaYhQ7g4yXOZXXLNYC1FQcOhL2t/y4+eCatHYXkPQThasiMBnPrOsEqzq99CnJ",
-	"GImcfh+1yffJLYudSmI9L2kyAR3KJnJ5XzMplvBkS8bXxa/sAyJmt0GoV/Zhh2u6n86uOY3IFQGLJFGr",
-	"JiUerp3M5QKyLNrkrGy6J9KNUPCsZyfhUacTdjqdAX/UOyKzx3hsa7rPnN4mc70xJ52jZzbNOuH2d50N",
-	"N/IeBoQ7HHOmfRL9rDnxnz7YlOr//q//G5FHUmWMzvU3yY9XV28fh+45Kdm/lZ+9vDx/TEQ24O4RFSei",
-	"Pxbzud44mk1l1CbRHz++Pnt1fhfp/ZokqaZx0HP0bJjHDxIuk5j5rPSURH/4ERxlfwJ7NSJ0osCF8v7d",
-	"ywGncSwJJehKa+aEmJHmpZ08+pm2fvnws+EdrQ8fO+Fh9+5Pj//86JGUbDD4t8d/hoX+uX9w8PN/DAby",
-	"Dx/+7dEf2k8e//n/wRXCLz+0nzz+Y7CFq25nqvvYaiAp7KWcMiUhk02SqJYDgSO7mjyxRSLsaPmR14xh",
-	"WuGIkZwn/8hZ3cc+2Tqspm1yElkSjDQNVD/aOXr2ucxJYpLpUDepyqo2eQVpI1zRhJOoWiCDPycxVsC4",
-	"UpiIzGl2zTJ5Sqj5J+aswVugFA14odzdJpjlsEj1RxS7VWtKTLdz9Oz46cknWb4/gGK2Zv2SpTaDCo82",
-	"bITs60OgIynSXLHKaZg4NZkJm7CpmWwuIQVzIrR5Q6f6qg+4yGDzMpFq4yqjY+XLtz3Pc7MJfsVulckM",
-	"rBrj6lZh6hwFrpRwJQglN0mmcpqWeFPtXlSo7+T4+PDkc5n3yyxRSpuhek6G9IylD1xgRCU7OSLGjy+J",
-	"ElM0jdEiVgR1nk549Ow4fHrS8bf5Hq4CY1btzd22u4X1loPxWLiET0mco2ueSTIWaUoX2jo646uK3eBu",
-	"yFHnCGS1n7xaeHDr1eOTjay7u10hrljgyMgbDVNbVF62PG0h+HqoAtJYdz0pdP3XuHPS+pRZyKTFzbRJ",
-	"Ju1ad0yp/qM6CqarWx6tH4VZh5BhRwT6+1Mqd3PNiYaET0wE3WWyqj4N8CxNIYMPsp1hamhpwuN/whzB",
-	"Wu/UNu2rQgBwlqFLALSpxC6t1N/LRjJ5Dz6Orf6LdXqBHD6JtjflU31f0tT+VkxI5LlHIjLKFYkKqyCC",
-	"2xO52xqdkgjoObJR1RHDvElg0Q/ekwfvyYP35MF78i/iPXlwLjw4Fx6cCw/OhQfnwoNz4Z/cuXDluefh",
-	"kVCfTkrHLCbLmUhRjU6yRv+CqR4sRfrDJqfDgFf3f1+/gzGH9mR8dzVC/Dubnb5uhM8LmLNqFGSlmaBN",
-	"GIQ6eHRTcEYk01sz3i1LxFb919fWh8SWqomMRAavM6pNzbHZmOuFpi6pwC60XVtX6VusJmHTTK4o96qz",
-	"Tg3IKosvC+jH6m4Zrmb1cL0MWSmD/EYW8hdscbRO0P7gWKScKDIWeepkwIzGdZtcPsRdM/vmNGaNiRw7",
-	"GDQIVLbmpPAIQq94kYkpWK7LWZJCGUdxq7d+xMPGXHeGgG0WUzbXKn8lGXgtaWS7ileXK3ehZX986iqO",
-	"NLVr+QyJg1rTMdlWNbySyvrMPrhHrlb5fvenZjsiW+usr5BRn/U/9Q6yGK+TqReItl8HTI+BL7mTdovy",
-	"j6WUl7LhsiR1Nx7YL+irpk6uuBkm7wVuQwIqSazFIeivk6ZrUXHG2CTgndyFPkbyxxrsuAnV+rBhC2QJ",
-	"Xx+LOSt8tf0ip9/L5w9JVAFD9n9lDDL9qxIUcbSzv7Ng5jU+zzUw41pGlUgsHwnJUmRSIW5EmwAAqHEy",
-	"ucolqBrbeXIX+rO1ibw39UrE+4XWi44766wypYpJRfDFkIg0ZnaqfYJsOyQAoShDMBvlN4bRAO0wHssQ",
-	"q0NlSGJMRGbAmNoDDrCkwJ/nImO2FIr8lHwLFn3KJgryqHcX3Ah0WrPyMs7yJvaMVvtEZLsn23nQzDvk",
-	"I7/NxAhOBzGV68+i1+lg5l+aaEXHngvS7zdQ5hoiOxxrSx/sxp42y42DZL9s3U1Wtq+weRZ3qJkH3E7p",
-	"G96gameKgXNvvmZlgEfMY+A7Heqr8eISPnqpjCq2tgCLJr1maAElgreyyrmQuS1nq93ngV/RY9YmrhZq",
-	"yaZR1tSYMlr0RrXUPFYVGyXiLkYrplTiswW9rqVT3pgcTKDMdT5WbHSdyMG6lzXdtl6NuFTghOGe2ghc",
-	"QrN1yek1I2MqWTto1IBqKPW8XBd/Cp7cEUNP/c6nDMt4gbK3joXaVW5Qv8oZ6rUGna0wWgsVQZlK9L9b",
-	"BoChdRHvoDfY8nujG3gfKLar8cheOI2yfHAGk6E6Q/DMvhVQd482pQU1QDAfQKM4QBeBPl7jG9CiFjxZ",
-	"63+q3aQNJpEnO9EmTzx7XE8GvGnbdw0XuNnocMjZ68cNt8U4OKzb5Gq1YNLGNpIMyxCj/oBH9hGUmRH5",
-	"aIVnCUs4JGUo5VMiOCD0IAelqRSWfYLacC0XdMz6xiTOyCRjcnZH/r//l7gPgnCOyEf4Xy2D9WnjI1pe",
-	"txEFTj+geaX+w4DjX+Cb8Cd8vATPbV4YJnFIMMAYgg+n/Kh+xH9S/+MOYTDA2IdfnFoPgBxwsC30+PIx",
-	"TlGI1JtIZSD3hL7HUAHQ8Ixejv9MwifCX6qpFy/+YN4x1W6lP8Bli8hHTcGhVU3xT4axtoE0IvLxv//r",
-	"/96Ftu7M/PEbScSS68OLZV0w0wbk6yM0aJ3U3IgZXUAtRG3NFGC3r8lGIeEDdn6e0iemfXDKjhXUT2hb",
-	"Q7P90HRm4CqZ5iLftaICYSqbdC5/4rupWw4xsU5VwdCFFvKp4FNJlKgrudpq7tV7OaB21Iorfca7ezjY",
-	"PzxgfLMnIR52I995axjgLhkb5zUaevuT1eYZlUOtmzcXwihwACz1f4ESjzqExRQwIIEzkcYNZTCQk0Dr",
-	"S48j+H20lt+xE93V50Z4n/NWV3cCRfVgLZ2NRQwIZwA7Agom5Cjbu2QzpSKbcmwSHKppxxFEt12p0Kl7",
-	"wn9HxOw2GnBtE4Fbh87hQ0XVUZtceWXoMJHiw6dFsZIF79SHVoqagvhsrHI34Gz3TqL+UHPBSsZQsyev",
-	"sHjQ40QkXcE6EiVZOnHIgGbihUsP6RIcp36F2mYXnmuss4Ha16eEb9VXTzcqjMYjVe7Xcz/XlN/aZ4dK",
-	"0USVZrx30pHfOWgLSqx9ENyPC0av5T2dhE3et5yPAE8nJGVHHDhzwKmNcl0rptBywfrhtm5qYwFdZYlI",
-	"AzsMWa2jN6RWOr7C+ee22K9FQ1KqZVaMpmq2LiuavP4WcERc12vfu65+DcS5YbXOwW8HrlvExZxOmbau",
-	"71VCJ0WejdlW15j+xiU+2ijm7e4k+uHILyCB39RBAdcLffxO41ov3ZT3WGe9+L8Ebc0EzUIXCTsmr5Jv",
-	"Scw0Hy7f9tEK6MwP8D1/3jnuPCsF0Y9qLTMHtbGeOgzDW+qA3VrbvoMFdEDBf/99wYofpsnE/XvJRota",
-	"wbH5yHADSmeGv9r50MpIIk36GbpY7+/suE54bMI0o5TN9zOBS84GOtJm79ImpzpPcY3bYb3F3a4jK0Fi",
-	"UTtq0eFujTkbQ+mRVW5A4SiEHYsfhyRa0ow7iAVtZO3g7jDKhft0sVW1q6w7v4pPcZ+IrN5oCJob5305",
-	"ArZVsNTnoPjxU6PGVRyrGMtM6uNeTXz+omp6gtkZIi4dlVq35Bx8fJ60DEnEGYvlkOZqhgcTJ1Ivahdf",
-	"lCkB3ymk67X3Km+/hePfxMqv8oxf6OcKSPyPtWCdi3TVgPay0duLc6v39lbjdnoadhYbFrqjYKtYdrcU",
-	"7HCtF4oJiRS7VcYygA9G6zG4DdthQ2kJB/+I7HtZE8iwZVgWGybqymPS68DvbSbGfbayrozjGFMDbd3D",
-	"9qQy7CaxaXW0lFbUkFRUThbbrr41nSqQyLpEgv1F/6B1h5UODz18wPsgewX/dooerQhCsPjPkERjCmnx",
-	"Rs9VOYQuoZ+E/ge2k4hOB9yoLJorJeMZJqfnUht7knFIk5Ek8mClTNZ98os18iriDD/bsNciZuk3kiQO",
-	"o1k/3q4HtNkE7byw2eMGmtzuVu1I2ENjH/fYWTbN5zbQWDPN4jx302woLxSb9RoS09mj0aDVJ2q6BbD4",
-	"FKN3ipwcQdTTZJhh7lw9o09+qZnctyuFQUJ/brtgnTQlBXkxc89tqiUBCvX6zKD6a+kS1BT8KyOO8OHk",
-	"64cSddalLyTB7bt7fhJertC/daG9aaB5OFV/hwwNeOTDZoZQsPo40ROZJ5wqdATMKdihIOfmCG7dbKt4",
-	"Y7k2OvXikN2qMoc1d3n12uCC69lqEuXszQRQtzdK1+pwO9hV/vMf9HZ4AdO9c97qMk3Wc11rWa9PJxDk",
-	"6ROT9FLkgHi5H/qfXiAU0nfAi6n/lYqpNDpQORq6A7HA7DZrQO8YjRObPFC1JSCDNK31jKbw3jQij7T6",
-	"+RgmuKQJopU9mojM5U5p/ScZU63CMx4/rg+pGrDMmg+Ja5sTCPUw6A+sG8MDFq0MUU7LidlcbM2L2sSa",
-	"wLcDA5gqHZO3s6MHwq019He4mH/dKfmQVbXnVBsk/BYzWIusSAVp3iCUk0kJ5a5qlpfXEga3ralo6V+2",
-	"5HWyaIkFir7WAuOwRnPEfCr9lQYh9uri1TnRf/pE0LXGpF9orlDnPc2YuY0pI1NRwsTyRpnR3vFJjf38",
-	"41mrd3xS2UkA9hJLlrXGVDIyY7f3kZjegPcJK1hrx19/5RTMFNzythDYvZxfjTRY8gtV1rueILHBO2S0",
-	"5k4dpOWONFfUBfrAp2KsmGphYc56TcfxvS3qOrrds75ub6oOTbOB6D81pztwAXr4Sc0XyLYOICmgSFmI",
-	"2u2ISDZ1+Hxr1T3b5rkziZ9iZSeLNQOaJjeM1xK9K9Tq7F2DvPFCbKP9e9Uen+H+m0wQ9GkoFPYgBgnj",
-	"AA8tfSx7bSEJyUiEl9K21oDkOa+FGYb3ZrQ2Uv9rXrqtl+DhEn7tS/iJwuuUcMZiE4qFGRV0bC+tofHa",
-	"QKbX1KrTek5bkw8fT47u/hj8E/KLWi5RpEjW5JsPm6oI4K87ge5Wut9vSoO1WfIJBv1N4bPBGtuKm7k7",
-	"BrTYMzGm2oa/wbJCN2+I1RD6Mtgg9JJes7UQNHJD7hrJjfN0kSW7IWrYdAK/TWndxpZTozyHkuB6r6kt",
-	"JtoBhe1XBF5uqLPGeq2irno3V0xKpRpKxngtVbykEkyd1H2sX7gVTV9Fv3j7/vVFkCbYXIvhg8aaRESS",
-	"4A1Y0iwG46ZfIGcPPWt7IeKh3hLje9E/em6mhOubrl+BqsAoHPBonIKnZpixhcBnoJYRGhmwBZjnxuYd",
-	"eqa8Jbo0kYrZ4ctlHi5FAMX6bpsy3Kn0CoNm4NacmQzmHSo8abxq5gZ1ez5iYzpnaP3e/7Bt17dmrx0C",
-	"6EANCARS9oKPbsra4IKztZQNr0rHXp2IPAKcAmgyXLmbUd9PWgS4dnu2Wgl0Ul//5ZotsJZpwF0emY0U",
-	"4NUx+bVL6HqTKOtPuQb3BNBI4yJri45NOBob/f3EFgrWINKYjNNkdxhu5wPZoSrgEh+G18RisUW8rLOm",
-	"vQhnN5BsU1Z5H3Rslaj0cyHAw1jDBTb3r4M7y6Qyzmkk+FyyDEIoihEkIosBFhepFWuIZtvnoVZDaCJU",
-	"c92gt5AFsSjS+l7nKS7X8C9nnPhJgzt/vB6LgKqZc6p/iQ/nWSOY+1WecUmk0KIlJJiJXsFwv4dPBmS7",
-	"1xC7rNlZ2qrShReyLvMvKxMrYqDMAWp1nTWoc3sIPi14XLi0WRXocScjKqpC6brXQZlXlMINuvW9PE+f",
-	"H1TIdFSCKfmYSx6wb5tcgvTLU+aKWK1yHtkZRW3yGuCmTE6udfyGiEI14KmYTvWNRlAqG5P7BJQenqiE",
-	"psNGAA4Q4NWSW2wX7sU8PzlUvQvoIbKaYqNBcfvVEQ53CPXvLgf2hGe5a74IXxQp0RXxPWAl/jNjJZa1",
-	"rpqgl+sd9AjarZegVR7X5Sg/8otjDVPy1fzHEDyj+knQ3vrEcH7X/iQccKc7OzA22+ARzVJUhQHiopgU",
-	"tBkRUj0uJ/rbJVjpY4SJaQlI49r0TOAvewTJ9P3RWmGWj11nqv2bZrkO4fftneWNWP8BoUmZ7Oj3+EQ3",
-	"xIYUwS1xuK1NZYDGrP9qKxrJfdvKfOZ2Mv6niljCfbu0AIWeAeLvvpl4CZg1DqUUIwzOT4ucCvJli+oz",
-	"QzI73gbTpBDzZThb2rb3MDIi26TopI1gGQZNtSr+Tnrdo6O9tYY9b0FJT+kd3TtGcKEkuBe90ASsjWCh",
-	"sCZFr1DYT1jff4mS3rChEsM0GWU0W9U0x2+u+3HHQf4uEoMZasYppq4H2cAiPAvXElFd5iB+xrpf7Dfe",
-	"IyyTUcY+l8pT3IbaZpJ7oblIy/w3KkDw0Fo9zLQxPlgQ+ueKileFTkhe0ew6FksODaPJKKX8+pRwAfAb",
-	"qM1o2bw3FB4C6Y3YNOF4h/929uql5opckTlEbNZR4Wov76dc1tCTGqDCQ+am/Jx3uCqbtiMonmxbYn2c",
-	"aGMgWZ/IC/Y5SHk/4vyy9gJelwdr4Z/aWtCH+PmQ1YMHTvf74nRrBFNJv91P7jXXR+xeDrFn3R2kV/tV",
-	"dzCHXWvuKg972yCuWR00HP4efdZ5xoFxhNWKKfCjGiSqmiujxQTEA2t84oiRq/Ar+hm0ZCiBt3YM6eIX",
-	"lllSFwQrf8I2WwGE1n2+4eohNoy+41BNpQvfYQGANhj3GG+tQmoBrTfNR0J/+8s7VUsGGeU4pQtTGFZl",
-	"f7Jm4u8vSSzSlDaDlWFN3SJLxkyekg7cayiXKVvEIh+lnjnMwdYt1fZvq1MzPeG3VcI4nMOiGMbC+NQW",
-	"iNaDa78CUG1g5a7QvwjouPVtjw6LtDY9X5BlJpQ1A+2F1+MGYUClTKSiXNUX726EgqFZltzoiywyhCR2",
-	"93tzuLKmfMSyjY0Hg09tQpTRtulaPkW926bOfwE7WAP7YvvjmnmGSMCbCvyLG/BpNZPli7S5ctKll3zd",
-	"2slizvvg4eytZ6/v8IPO3ahz2wjwb13v1ry35qZ8YpbYZy9Ohlxgkz7meN6MyoLvffq1KzqrNzE6T9Rs",
-	"3YPG8hwDJwcpVyaHx5e4CCz8ONTL5H5xYQWsxQKv1Sbf1KIml8LuNpK/nbk44VybLekOw6ZI2gmXsMPj",
-	"BGVWlnO5HWRoJ1iHPQp0LmciA3RvhzHhqvtR8HDFsixfmF22OwszXsOl27m+f1NRmyP+L6SosVQy0tlR",
-	"R4vzDPJHt+dzgoqvqbaF+QbC9HCJQ9IhIzYR2a5a+f564R6q3E5JN59NAXK66f3UoEL1adJ5/PNp1oCA",
-	"fY3zLFGrSz17c5WoVCz7ia3quSsWdH4jSfTq7PLq/N3wp/O/gViCDQB/PKMZqK3mczOlFsHdncfkK4L+",
-	"7C3Cq/nwbwDGlkiRUm1tmqAqk2TEZoDywhk5e3vRHvABP+PkyRN46ckT9LNAq7CY2BpJ2AryCDYrNL1a",
-	"QnsNQq+RSWi7Z3h9PB63yRl58sSwQvyC4GzA/TxqU2TOce6niO5gs0AwXc/GhRFmDdgCDKwP041aYC3w",
-	"GLvHYF6Id21NtxeXFg2jWzLW2/GHP/yBvIOIFqD7A36vZhcw0QFvkSdPznItKZQpVHnypE8i/SuRJb/A",
-	"b/rkWzhDEy0qDtrGjMgFeLRsHQPeY0K5mS5E2kYiXumHtDnaxu/CzZRPniA2AyTEz+iCgeAi0TlC2+BF",
-	"6gMCrMn/TbitkQ/hdIErA4RfZN4t0HkjxKDWrxiU3mjAidkHh2NcqGqA7WNgvw1UwL3RePUfGwF59SzO",
-	"yIJC0LExGyjiQg1hThF0/GFqJmLDrPBl9x5sIrx2TCJ8EDEG01QstcxH9fFM/xiZE/hWxAnTJ0AzPABY",
-	"K2D76i27oWkSk/dX37eeFVU8rm0rFiyE5PX7l16aZkig9Y/Ms0xMobmryArseb3qkyOSshuWQoyVQ4vA",
-	"aRF5M45YDzixTSLNjCPEY8QwNJLTnFHXWHAOiCQpozf2hsBIBtxeL/YititFRdTVByEONjmDsgjrnk3S",
-	"tKX5MItNFwfTsUX/U3BWe2iPjjpHj83XrpK529l3339HDg8Pn+svvr/6Dk9i7slF8847pjI4j74h0Ldv",
-	"Lq8gH1RC56qLmM0XAqDsWj+xlemLiNlthuQt0V6zlW2RmCjLEooGwkUYPVH6TOIkPgUG0TsiM8jWXjCq",
-	"ipg47C8SVYh0p28VHAJ0EfPEJ6FTaPSJ5OZP+R1bpHTF4j4xDXEgXZzoQxXcZt9D3yiq5zyBFBp9Llhl",
-	"bznIUa9HoqQYd3jNVsOMaVKJ2uQSmT0FBgT4f6R3ewvTPbq9RVxOzNY56nRD/fmjzrOQHHUP9X8d44O9",
-	"5+ZEvismhnEBOBwjkqC3H+b6YW8kTqLzKzrVs2Ca6WBrtYtJ6xVV45m5gW/Prr77UV+KF+cvz6/Oi5AD",
-	"Vq3DoaxErmcGo0rG+CnOe5lIRo66PRItMubg5odGqbd3OpcrPUn07ghB5pSvSEqzKdyaBEDCsgR7OQk+",
-	"Bn4rpKFo0wlWnwDs4XHnkEQo5IejXK4sG9GkumqdAXisZedAsjbT9skTMtbfYbICtd53ADFabwi93kDd",
-	"//6v/9PtPfOYCWRhFE0s28PWhyhE3RRzNwRn8PXvkWuYuk8axyzWG2snIwmQ54qoZM5QIkgBTwOvw+8g",
-	"irfXwgRyk/X3AIU8KtB8QPjoA0Kh0yfJlGsOZ8+OxAK4gmYYbQcnhEBApX68GSPjVEho5KlMAWyajJmp",
-	"F0FjJHh1cRWEAWSWB7ZdmlgwjtiHbZFND8xLB9p2L1I6QZc6e3vh5fH0g0672+6A92LBOF0kQT84bHfa",
-	"h2DDqRkofQd0kRzcdA/mlNMpi4dI8Af4P/qBaZ3b4zVbOlzkkOQ81WZFJEVm4ZjAwxURSVcFPZ8SbbiQ",
-	"0YokcZu8hho46FCaYX+C1kSkMYtP7aVzFWFoh43FnA04tPFIOBkJNUM/mmyTt1pzGq1IhK4MFMj6Z3Rm",
-	"OAQnqehKfzPL2FiZXk72hmeWmIDdFRlH0FYXPuS3nILJtUGsT/XUpPKk00wsId8QrqMZHxF0acZOjV8H",
-	"oKZwugY3itFMsw6kKKQQp75dxEE/SBOpzqamq8SCZnTOFADs/lwPkCSIPhEyWp06AHsJnYrAI+ZyzByg",
-	"MUy6KJNkt1Sb59r+Qys10UODDmSzyfqB/oK1AWgpA6icRlZKg7S/NOMWF6VwPcjacNd6g4cx1sBB4SWz",
-	"P5VnT+W4YfJwrA2z16N588ZB4Je7TOyNZvAeHWOqoGLYRBAY1Biy56WYMwQ9TDhBEPwEykitsZ5UzsIV",
-	"WNSeBtBQaUVbUsg3T90WEFgo/tJMPOjqurmUT9XNZ4eePhcxzqvu0YLsD8BPHOzwIDppd3kSnca7PHkF",
-	"TtS7D0XBCXDLXqdTySDwgQH+bgqJzR5iycd8gXifdR+0Dx5AHyvIjAHjfafdBFZh3lkrE3nDDZq8Ntmm",
-	"WER3FwZHOP+6Yd06D76lsZHy+Ep3+yvvOTV2Jov1S8e7fOdC22GcpvjC4U5fsTDruE/5fA6JicFL6Btu",
-	"eaeiU+kykWTw4S4MFrW+tEvUq1EDsY1lUc+2ab/dNoEbYxvsg+GLLhtU2hH1YqEf11LCL2s2meYepjzN",
-	"2IAbHkkk0wSnWLpqk2+1Sgwee9I9Ia+Sb+sEBL6IWVdrEmILQXvq+09sZSgbDll/ek+inuSYuVgcwFnJ",
-	"20K51/0KTHvobo4d8sAXoxUZrbDpUWyH/WBOEx74beh/Dp60zXfbnEGU1C+h+uHi6sf332KX8aAfTGeL",
-	"oWVfdyWxU2JmpQZePwexGMs/WWVsPl64D47FXP+sP2ocjgHlapaJRTI+MMj9UnDOVOuodVIwRuTgIHhs",
-	"cVPwN5ET/D1Z5GlqbTzguEU3XqcTThM1y0cwA60T6ieCam/bIMsnkz/9qdPuHrU7A6+BlW0m+7N3pAH9",
-	"4S9y9MOzn6p4S31IJzmYmzynYhVcKCarWBP94D8P4A/teRzcfbi7M2gWtEINb5z9410X/8h32dC7PVmh",
-	"BdMre1W1gXr3yVzcXNmtfLzIiNxj4nX8u+AsVBq3p6YVdELBlLR92jS8eewAnrkLgzrbfdu73jvuFZjo",
-	"ryVDjjpH2196LdT3Iuf4QncHGXIlxEttQeMLx7tMy9SlsvgVixN6ZZAhj3q97S//xFbvwJ/xNYQiXgjn",
-	"va4TjHfhZgvx4KMtDb5D6akF2ga8F33fp4I7j8QpyNI0uWElGWiLsdrknViaFmAuo8B2LCne0HYduJv1",
-	"IgfcVn4XEYsXZ1dnw3fnV+evry7evI5Mi0fsKsZ4TB4975BY24ajFTEmALj/0Wln5LQtFagRvPjAPQXv",
-	"BHxGdbrk0fpOvkCV4VdV1u5x0XYg/beeY+t7rIT7CncA93PjHQjrfSA+hpH1HBqlsE3+UjibXAU1EPYc",
-	"O6JqinbN2PVTJdkcuW6thXMFAS6jAafy2lYcs/kpofJa27/6F+OU0cz6uZJSHmTpOqRiWkfEU6YaKLje",
-	"uYA13tpu1epe6NTVWN+isZjPadlg/LnQzbSedrtIob+DSbqtMyFxzSXz0aVuWMPcjVnVb5rbXXhJHGoF",
-	"puxEZPPPYcxtrIr4gkrAvUX/b1pe/9q84AewQDYxgv04O5zbRQyEtQAev56lhqGGIoplAywZQ4S40Eah",
-	"tAVq2MspScGUhJx8urAhNOj6GGMrSBdJk0w/aCJkSkCiTUhENuBQTSmtuDOdN4x/XnCmxR/EYTBYYOZp",
-	"8QrmEKniouB4l1YYw/MYJbtmbIFSVkKE2uOFY8rJCDN0yIiOr02Oygqb32lZ3ifUxCc1f3xi/hPBoNIZ",
-	"DybijyCF8OlrtmqTS6G/MOAVvtovECzXgAHNwBDxBfA+47ejyuFa7miGY8ns59AG7mt/Z8xmNzmLqmJ8",
-	"ErUUngGqyQLsIn33rrJkUbbXfoKtQSA7baiHhMaxtKjYvuHmm9/fXWjzMcu1UV0xxe1xag60Hx80dT9f",
-	"xIr7WuzbwKlCf73l75OXf4JK+Ouabb+6EYYR4c9khB14zc8/QVhtcob6QHFaAqEaKK1FZ6LGGAntE4fc",
-	"cUrWkTssmJAWAFNgPW3yyva3wgjvgIOIyJLpTBG6pKu+ERM0UV6Or4dchyh+5Mr7bcHZGxT2AnN0wD0W",
-	"/0xz+FOXBOSCziM9J5BoRWIcgd6JkszEEgN/zjrFjAG3dLtPj6JXZ/97eHl+eXnx5vVlFGIAXgkx1K8P",
-	"XcDuMeyyGxY8xBiks5UtlMwTnis9pBlu+O7s6jwKyVHvuQv9DbVuPmS3YwDGjR6HCARF0xROxnQ2kJBX",
-	"gUAoFto0ZjTGDI4CEMWtDjDMuCCgfWilwTZBtWkqJjfFag6otMA+YuqJtobAHK9mGjS4ty9dQ/6v6OB2",
-	"URsr+O5sLD4uSd16cejF7b9PbpG+8iSN93FplmHG7ow8/HQnpumlslECOtSlfWfbJAUNNYWOXVSE4IN/",
-	"8rfgnzzqPd9XDzXltu4+YEvHoJYlQWQHEjeD/s8fXN534DKbHM8BG6HMA201j2GFgbvcGN55NumMu5MO",
-	"2+eGmXTydYo9k5X5UJePtH1m5FETQ67QvMcN69Dv/CbEtjsNJBLjRIo0jmKxa+VBd19B33mzYBwCfpaL",
-	"W3WnSPzYT+GxKCmNvmcwVYHHpmJ8jd42izlEtAlocvKtbmDzxEXmjMREgZyEAbCsgvoGeZsgUIaWb9Yw",
-	"5UINODVQMFX7ud6HrJ9FgIotHrgrC9B1WplhNbUV+oM2zaGUzNHpPj/sjTtPW7Qz6raejnu91vP48LB1",
-	"xI4nJ52n3We954dNSScWe2fPtJP7+8X3FWyxB2OyWbCVQE/2EG+V9x5MvX8W77+Cgg0D4wmoBOuGGP75",
-	"Ux2AtTbV2ULr07KA3PtGGjZlnPZVplRlPX1CEXYEIEfCdaSRixcFukhIKCKTjDJGr227/wG3X3ZdtVSW",
-	"zOcsBh8gzAbKdMyUEPEbcEps1RvTlhviXvk8cAP7G/AfkhvWjP5Wxmw7tVZlGXGsT7A4Fvkd4nylyQ2T",
-	"pi0Y9/rOlC27XpPvDqfcwIV/TQsj4fqkKsqTzdY4w/z7SnOJdsGTrwTHRiAVhDbsbAa11w6zzY1fgKjt",
-	"Jg7u9mSQBibwy7ju1D4s3kG03WsF+7B4S7mOsF39kT6bmNBUijIg3kMax0Max15CDIlS69TAAJXYKMOa",
-	"dWungO+W9W8a3vj48oVDbmViUnNxY9Bzp0LE4X5pGQNem5fRkBlvA1B7s+3fQh5xfRa2MzBtHjZKMlDy",
-	"vaK1GDNTOg0a/bPJIWs9HR/R1vNRN271JieT40lncjzqdhs0eg/uv2COW0uVNy+hyIJH13A1qx0hkWvt",
-	"C9dJYB9Xk+3g8ZtO0fYh0rckaduN/P2nacviIu/lG7APHXws4Cs2ZqWdO83bRg84qK5QBwMlYSjHQ+IB",
-	"kFteF5rgh+Zw0o9thF67HCg/Y0q/KTEkkYnlgBvF28tpK6ewke0ZbPUZa06Yqz4mrYHH3eaZ23UOeCJJ",
-	"r3OE9ZsF0+bNqW2F033fFLXfY6KITRrb7MXakDfm4me+M4Ccc1t/VjmwSoZjuy51q/GE/umiAO3feYbR",
-	"NqrZT3sxewpehj154wGg1+wfKvY/2eTYcLzVb6RHHOMTIpW24+Op7VWEcWRN6lrFwYruMnKdQ3EKja54",
-	"2CEQeS46q9Ua9XqdgF71WUz6TzNUETGoZHi734EtvEdmiXmv5j5ZrHWKG6cNTvOVU3SakGRCuOCMZJSb",
-	"HhZWpbcFuw9BuJ2sy9++gagPfu0yeuzHAtDtr14dxAmdcoFF7LXiTuuwo5zHKWixJWgbdBIarI0Rlnq7",
-	"SLBmFcsSVou2bEeMLDPBp655rwGkmVIosI6RX4BMhUxpND7DIlNiwpYmq1/2AVglUyU4hBEjMwooMiqZ",
-	"Q8o/ZnuENqFSZAgwhzPUJgpizswTKaHBIbmEFDlTy2fyvdEJNHB5b4MgAifodyI2aeIxU2ysWDxMpMyZ",
-	"jPoD3iLRlCq2pCuAd7GoRix27Roh8UQzRS4QnZmYFwAqwQUaDWxEv4hFNjfGMW+atMlUSGW/ZvJXXKPb",
-	"G8oTOQNIYJFPZ4QLSJJxuw77Wh4OUGqAs+utKo8LLmZQfizUCj6JI9hiPT0CNvspv20RQAACSMmifBqH",
-	"glfAgV1quYeTUzRTQ5mKpRnTbg7CseQ8lzlN0xU0AEIiHIvydi3pNSvvspeQVCTNYNZ/njqI6yV0KnSn",
-	"okmuXTp3iIHLqE8yNmZcGRGJX7Jyr+bg4bESVl1lBIhTjyH2OdEmBIWWRQVWlas/L8bzd6gk1Ou2CV8r",
-	"KimHsVhyTL8tCj9LgdfyxgAaUImG2e0iQdKvN6/A4QRQHGyBCCBzkZnd1ERjIcWivgcqVjTIM3ZWpo2h",
-	"OXODOSAyiA1pwppDjMMMzKaZJUrGJyIbu/N3ve5JBLBMQ5ErBGO01asOlaJ+BgXgEA5ca5sZ5vvZdP/U",
-	"6HIb9f4X+NVE7qH5++/U6v4oIkL0hyeT0h1yWp/eP0CfxAowLKhBvvs7Nhq+B9y7XLmwmicBf0PGBGDn",
-	"NDuPr0p9GhFoJxXTNvnWOTBgNfoatCDnE5+RKmN0biJ8mDXq3MQE8V1CMhUQ88NCQuAKgPQiFoyHWA9I",
-	"Dey1IyolRJ9ESdx3iCjwvW+kZjn/iEISwc/6z0oStVqwkEQxVbQfFU/b4gwIqooJgKq1yRlUPzGuwNFi",
-	"15KtSPeYSIzgzhjN1IhRzCJ9x2Q+t5mzL6lUrXM9euviRUQeUUlGmVhKLd1igc2UYQcizExFVRtae0IX",
-	"CttP0lyMUptJLbckUcsE+MkZiDAACxNEc3ct3CZCsytAJ0jkWHAOWolxdulpekA3KG8GPMKXDFSxywh2",
-	"MHPgwzTdiuv4GJ7x+c0u0DbgVUZas1dgCjmQGR5c0T2qE3rqZsndfNRr8HtDslUtHkynBqoUStvzOfxx",
-	"HXq57gKAlIdpenFAxnj97PBki+mVKKPeN3+/qUWVg6PesYkJ8h0EMErKfvsNtXtIEvWbWd/Fa31er7RO",
-	"Ys4aEgLctEIyTul8gdhfgCbWqcQ/ep1O/cQs7HXNvOCdte36dJt/YRCKncGPKOs/F3DrFgG68L4BRus/",
-	"sHsI4PwHvU7vpNXttnqHV91Ov6P/r93pdP7dw8SHOp4iNGP8aWZwvZAZlUOtF7mjA8xvpPt+d5/kSH0q",
-	"ACEPmc/sVqEAaOFdXs/AShXdHkK52a+yxj5f702Eibg0PlJhUtQA2j8UQHqaBvJ+WhXUst5X8GtqFx7O",
-	"9+d3Vl4avaJwUlLf/WiKIo3jUSsTfqlLr9PTCiuavaMVid5mbMKyvoEkjFtUrvg4ahPszw58zAVishxT",
-	"eAqVBjN5Td4w4s6ZeDq08zg1sHUVG9MLULnymNDA6awVbYBzBEzPU6NqA2d3VRwGj9OLaIFFY3KOZFOh",
-	"SljqumIMb1OfWaSamSmgguamppUm2HyryRkTYJwmWn0qVBHpngRYMm7gH314c6rIXAsOfUSIE23sVCPG",
-	"3IO4KRAL6xSWh/ODWmhnsMFdUxltbPcN4H7CJ6LNDHoxrEe0ybGmBzngtgU65qKBDurNY0YLM57rb6Wp",
-	"bZ2ecwusOmJjir24ZI1p7joNn+LWRi8FyqDI6oQA2wteMi/17bAx900yHtt2HVu0sKhM3AUAa6dnb0eb",
-	"vAFSXsB1YHzM0EZHBM01VDtvuKBB/8GL1ZxmfHyfNGOz4E9P2HONKZyUN7/52fYQQ+SERLrExEUyVnnG",
-	"/lxkU8CDetaI+FnoCkHyl2/fvFt2fvphKv4EHQPihFqIpmROp+xgAc2lrVZFJTs58jAP4BmDyWRbmrmZ",
-	"+vMDxwNMr0DsIrH48z7pfmZTvyTiEjT72KpRuO4z+069Sasoh6FOXencCjSJXqe35zIw9LV1HRC82n0R",
-	"5vHmFSTSBN1Oicc2ElnAAJgCfQBxL8eB7PM1jdKomlU7HKyVn7i7+RXCQPsk/ejz3VS75DzRTXVLa+6r",
-	"L1qU9FpgpxL71UceoPxjG+BzU+kXjtXCo65lAuzVvmVeKk/qdsoB7MmhfqJhm4oGgzG7tRDoRLFsnnCa",
-	"GveFc9l/0T0s+6j8LjvehIwfQ9O5nRR5FJXXGj1u/z4L+oBp1J21UweRrQzBkdBY0Vdx7h72SikAX/SM",
-	"D3smBCLKTmatmmitOeFT8iiqXc79SvSUgHG/TCleb++qAhcSqj3FSoujjQdoFFKrhZI4z2xDBhNf/rI3",
-	"FQRZow7dr2nYRB5t0aSt3TVP4jhljwEnp4ZRYhcuSzloLZhWKInpcUjGgOUsspqAn0lh/kIi9RN9ANDP",
-	"gFrW9nmSBMyrw8I39KVt+DS5ZiQy343KJr3tdFE4FtEyBNtfrocgZIjRP6CntmnJRgQPIdwQDrghmonI",
-	"5oj4Bm8Z97yJX0CVl8E5gHFKzdrgN37HNviFa9tGHLmXzeMBX7eP+/UdPdY6ivi+fmUyQV2QEwIt2IVN",
-	"izq7onIN1QZDEtbcaEr+WhbZP4OZ89v1nHpxLLI9jBU8KPMPyvyDMv+gzD8o818HV6Ost8FNc+JdfsaE",
-	"T/fqpkQPv0ViSEQau7rBPjbc0/P5RrrZmuPLJcv0zEMMr9SlfduUMdsYvU3+KjIExB1wzxgAzKoCpEqI",
-	"NrmYw/XWtJEmUhkPv8iVqTiMqaJNxYWvCo71z1dc+OkB7KJQabunsnh0D39luSv5llI4l775ELz1GMA7",
-	"TfHlqrKvH7bNGJgSX8bk+wGgHiiJUOOpNL3WHCAqJAIW2KPp37cdXUyir5Ue2GbMZ10mzVx6aaY8HnD9",
-	"G5eGCqB3fkKsnoW0PdyrPghX7QKV0wBjaKv9vBlC3PKv2PzTLqHoh2Y9GCmjegcwNdbPiyvqBh0goCsd",
-	"bJMLJUvLxGimMy05oQM+yZicFWssclWZUzbbttudSdSjK3lKRrkyQdQllT4SlgeEDoFiiUm22AxAkiVL",
-	"U9xbyC9GskE4R4QTfLSWCfzYBHddRp+Nq3Lhdogzpu1ujGv3myLXlSg4N40DeZFMhwAmtclrZq6fFZbw",
-	"k5i1BwH6gOL3FQqI9ra4/IrLzQYqUBrF3uxblfGiosW8COUxSWqqmt0pbdDQAaYf3RnNU7OPbJ/SN1qN",
-	"QyaAqKjm1YLNegxHChOGrC7iFNiKA72TXvL7r2BLlrNtrC1uEmYw619zPlvB+yhqOEFnx0u/RYS/KwNe",
-	"z/N+p1Vq7wzPvzc2YL0GUlQyTTfbLCJXi9zTBeC1bySJKZsbqGPzN9dA3hg2kP0N1k1R/FU2SEOPOmwN",
-	"LMroAfe6gqCcdFD3pxauS+u8tq82OTkOjw9PDEZ9Il2rEJsNzYViDps4FVNMb6duZRb6uKicilH2m0vY",
-	"91QOT6RqoVjkI2HmskssE5lnow24yMgSGg3bb5hkMOicumIqdE3P/cIwdG+1UYvLMzbMGJWC+8D8kD+t",
-	"t8Tm0ZnxXTJ1KiSm1P/VT/mEJtR+EpvVdbzm2EW7FPCCg0qkD87DmC4K4GTYkJ0Ga/dq8+QsV5LE0PT/",
-	"yraA1QqK85xKxEzeMQ+/oW/LJU7tpabxXfLn3Ra6TZUOYxXblPvZWYcnTbnUMuFjZnwjjQnph70gDOb0",
-	"FhPSD7vHeryOl6Pe3SVH/cxk9dmJwhLCYgFanT4tZfpGuEDX8Nq14N0tT1yLspf6I/W54l1YQ/M69d/3",
-	"X2WEpOoBliPBGokXW8r9HFn45rW1NPwPuwUtFilN1gvIYMMKZSH4OID09UHQHzQmsA+CcBCk7Ial8NjF",
-	"6+/fwK/mcgq/MBcvJkYBGAR3CIGuFRF708ClAzaY4GSm1KJ/cNDtPW132p12t3/U7R0eDaq67lr4tE7u",
-	"Awvl5P3V961nv/Ewh+bStZpalcvu6sstLKnfRrjDs+we1cgOdNR/FcfLsmSrf1NkGSwzodjXr86TSiy+",
-	"MNLH2tpP17LU0SfjEoS/K/tamut6oaYXU6iNCh0OeMPz8JjEYm0qt7pDMHH70dM6nLmzdfQS33mj9ZQy",
-	"5lKN5uSSzF0+uAX9qY+ci8WDJ6FQm7E44AGH5Hdh4V0qsfjc5h3E8g4+mgK4u0YLD2tAQnehRVbQ1po6",
-	"fWXT1z7p9nyd1O7fPXpWcyjzE+TpmiJ+EftZdwZ3+/37ixc3TxtgNp/Tk1Hradzrtp7R4+NWd9wbHdKj",
-	"+JidTGxBC/TILgwMU7RZTRraB0bf1wMMxOsmH4dBfQ4J96Bc2/Vwqjjav2a88wsifupt3QnvE/b/XwDt",
-	"09JZHdr+pj5kFu/YtlixpE0RjdN29uq6eJc+fDLPpQJflOnKBf41C0Vlh0Rw+5BwkZERQ3z9HfHjTY+q",
-	"r48f7/qi1MDH/5CJfAGwPxmj7aBKhj+KJVky8IdBEsa84FnvWMqoBGwcJvcGgN8nUbJ73/VuR3/f97o2",
-	"aqlALP+6/fcfcNhr2+kjXWzBXsffHXy0PRe2ts83zM60z7c+asv22gR6jUhjCvuteIHRJaYZL+SCsVss",
-	"GcZOHoh3xSudRrBGHD3ioQG+go4fiSTg+YNh9u+Rf0/O+NAj/zfQI7+ZsDdBHdveMpUW+bVhDDP+p7ot",
-	"vpIo+MR2Tr9jwONmutnTYtMvfo6O6rTcT53u0OocWqIjky34quvb5PV6KzFa4+1b0gLKeFX0RapAM/Q2",
-	"dxT/HLzzs9XSNGmT5DWd474s8jS1XWC1IbPnVfuSjb6/prL40P3tX7vR9/3UwwPDq5r9O+dQm2XNXseY",
-	"IAgxo3HF50Mi5CnxkCoL/GCiFnaIJbQ1jdkG/9Bf7KQe3ERfyU1kyeIhF37Ns0Sd7nlTkOlnVEH0dZ0x",
-	"mqrZL42XstfpVIORi0yMmTR1xtIJyLBoPZMoEjPsC9mgKP8In/10TVlclxsAWhRCcR2Egdm1oB902t12",
-	"Zx8BbubXIArtDiSS0DS5YW08PTbOs0Tfp58/lM/yhnEm/cPDXTccUywYp4ukbdfXaIl4v3HAz2dvLwpc",
-	"MJNJckPTRLPG4mywPLrOUz5l6s2C8bO3F//z8s3rz2C62GoJdyZmeUE/OGx32mtNF2mMUpSmbzM9NZXo",
-	"gUoAm2L0dzauZSRnnJjZExicxGKczxlXm0/kSu+cfVSTtVn7xuNZ0Xm68XhmlMctm4OH8FdQTV864Cis",
-	"1LWbvd10Mn87e/Vyv5Oxc910MvZg+sSey16ZRZ9r683iarceymI286akBIAOoE+xcJnYWktFOPOYKjqi",
-	"klVw9h3K3yyH7Isi07HIQhdcZSJNWQatybOcA2CCzd7OGGz7KXbIxAcjoliagkqCYIjYJ4bMWMYaEiDf",
-	"MRonhkt8MrAYjVdrpg7OTOs+8KVpEAZ2Tyy/NAj8QT8oOjUEYcFUceA9uGixqBoCegfdBzxZuU8/bLHk",
-	"zSs0hbPlFeY8Y3Q8M7UH25bqWi58tuW+tiNuvh8+HazfifKLH4M5lYplPzEYRuuDeA3qW667W6J5TZ6l",
-	"QT84ACXSfKc2TBUTu0FwGpBzOxYx4HKDL6Fd6booa2LR71guoS2clkFZPlaFc5dmrPAmKGEGLXmB25VO",
-	"7XVf8BOxpAO+hMFCLNiF5ikOOWcCLELfdW9wm8SxPvwl47BkV2KvZ1qU5rlSZdc7ekYXC1aaugvzr49u",
-	"FYQQCCRBDFCTZN8g89vkjAu+movc/4YhlLsPd/9/AAAA//8=",
+	"7L37dts4li/8KjjqXitOhpIl+ZJEXrV6uRJXladyG9vpOj2ljAiJkMQ2BagJ0LIqn2fNO5x3OK/w/f89",
+	"yjzJt7A3AIIUqYvjJNU16XXOVGyTIK4b+/Lbv/2xMRKzueCMK9nofWywWzqbJwz+fTphXOl/3NAkY/of",
+	"NEnEYiAy1ej9+iFoUKXoaMqigbyOk2QQRxJ/P0wpH00bvcaMxrwRNEYpo4pFA6oavUa33T1udjrN7sFV",
+	"p91r6//Xarfb/94IGhHjy7x1xm8GNzSFrvx4fvXT++8HV29/PnvT6DWemP817oLGlKacSTmIo0avIeaM",
+	"j0TEGkEDfm53nh90R+2nzWfjA9Z8OjqkzefDTtTsjo/HR+P2+GjY6cCzCRuoeMZEpgYz2eg9Oz5s6/8F",
+	"jdloPpAsvWGpGdxMRCxp9BqUq2kq5vFof5TQLGJNKThnqnnYPG4EDU5nrNFrpOwmZguWNoLGfDwfZGnS",
+	"6PEsSYLGPBWzuZ6Pv4mM4GNkniUJSdk/MiaVbDWCRsrmAl9qTJWay97+/iRW02zYGonZvkgn+/oJePAf",
+	"WZyyGS4jfkFSHg3F7WAcw3rqvstsPhepkgOVxY3emCaSBY1sHm21OnoKYsEbvc7dXdB4GdMJFzKWhQ0y",
+	"EjyKVSy4/uDHxoxJSSfM9UhRlclGr6HSTC+RWs71JE2oYgu6HIwEH8eTLGVR4y7Y9mU7yjTjPOaT4puN",
+	"WJEojggXilAuFywlMSd6oRtegzAPqy3iC7LUopoyYp4gkWDSa9tvM+PXXCx43qrdpimj0bJx90HvdsVG",
+	"euJjKTOGEwZ7N+8CF8p0Qw8t8Lpx5XUjzbgklEfl/vRI7fBxc43EbMZ4pNd+pGBpGxdMKpoqAsNkUi84",
+	"icdETWOZNz+aUj5hZBGrqW5vIcgs5plisGclu2FprJaNXoOlqUhhrOwGd6behBPGWVq74468HWfmDCSP",
+	"WQy7abHp9QucUMX4aAkH2h06JUYi8feU22Buf+sf74JGIia6x06mEBQDJImlYnqvEcGJPpa9/f1O92mr",
+	"3Wq3Or3DTvfgsPGhSnDEUuplLBwMfwAjMWNe9+c01fNDQQrrSTTrXXHOcEE2H+HSkUoZlXbA3t69Khyw",
+	"dyK61EI+S/S5/BDobysacxyXvjFiNcB92w4a8QyHldB5r93qtNqrXzWiMeZS0SRpmlFFjbw/jRdCX0KK",
+	"RQ23Rg3F0lnM9b6BE+l9Fpv1vty0S7ahC3Z/Vc0ESG8rUz5scYd17B2maOw2mNv3eskyfZt2/FN8qc8a",
+	"i4ibUrLaJfuQXpEYur369Y5dYLNmb0Q6owmevJV50vfiwbjDnkUHo+Zx1GbNQ3p00HwetYfNp/TZ+GDc",
+	"HnXxXuQojvR/mk83T5M+/BLP0Efct4NdbmF8I79mtlccxjROspQNiv2zItd0CvsimRx0VtSD551Op/mU",
+	"Utp8NjpgzXb0fPyMPR0dD4/oevUgoVINJGN8Yx/nUypRJdAXgPl5UNwu8Le6lrq2pZTJueCSlS/68nrk",
+	"f/H0DnfKbT+kEvO5mWPzSJWWoGKV6MZ/iG/hchhmcYJ7UiVsMEcNxrag1HKgxDXj/i+8Tqgs5QNzINp3",
+	"Wp04m83V8lUsi/pmRBVF4ZnEs1g1ekftoMHZrRqMslTqCwDbE+OxZAoEkBKKJtBq0Di7KSuw2OBH/wUt",
+	"ZnFrzPW+UOxWT/+5IrHEHf2PRu/wYM3hO3CHT4+qtK/o8bD5NOp2ms/o0VGzM+oOD+hhdMSOx/lpNfKg",
+	"FbFE0Ybu+GsrIbyux3wsUPTrSdLb6uAwaERZSvU9ANuy29HzY65GnJnttFVYK7hnR1qhByUFJgd/XKSx",
+	"MuKdz7V6/qzTDRoiU/DD8eHdzmO/w3lHyVg9+YSSBRuaS7eVzxY8c/dBT9NlLm1yE+V3KXY80fs1ZA4M",
+	"KOaTgVUhNokf+/N6QQOq4mZJY7/++xA2QeNSW6tls0WBqGj8mIpsToZLQlNGWzvZrnKUxnOjRv8kFmTB",
+	"CBwcPYLZyo1D28NO8+mo220+jw4OmofsaHzcftp51n1+kJuPFyxhVDKtHTKtE9zPVIPxnhpbffWwbGvY",
+	"b9f3b+b/A5n/fd7n/azdPhj9r2aTwEL0tlkB0mzCa6zPVzbz79Of0L1zu/Ql+9Rd+m3//dHdT7hdrlLK",
+	"UeJWaYwr6lJJLdpaU2lmEqbPTLu5FwXcTuZPtYqhU9h3Va/auXLVfgjdylOtfplShY4ccOno9ZOxEumS",
+	"ROIvq0pWUKd33nM2qZSxVJSrxrY72cy1/2LthB+2Okf3mvDfgz57DyOnCwchS4sa8C4WyMopKdgTNcaE",
+	"Uau+1qb+4NwMg10UaqeO/iNjGYsaIEWmjEYMZfzZFZ2ABCkocn9FqUPEGBRRMfw7G6mAjEVKwvNx8zVV",
+	"o2moV9METhq9Rr/R6Tf0B0dTNgNr0zqWFbhx9XfPIzabC3BPXrB5Qpd45RW/Hao0Y6Fzv8YSvbJKpCyy",
+	"3k4lCOWE0TSJWWqFN3hm8WE6YyT0vtb8mS1L/TX+9Ly7jGczre/BHz4EK93HtaAzpszUQaDovGIE55Gd",
+	"OLjDA0LJ+/fnL2+eFnuw7TWpm5xTNc0vOGftuTsoavR0v/3xzOjtK8YnatrodY+Og4rleGEO2soKeMcw",
+	"tEOZ0wkjQzYWKWuRU4J/JUoLVlgn4ya2Xt0ZvWZ67Q7b7eKo2fJf2+d/F7dvfnu9fP3b++7rl6cL/f/H",
+	"/2bH+o+Mpct8sEYc1AztsP28cmze4v/MlqtjfE2vmRZOKZszqnCQcDPAVgpKe0lPP8QahiJaBiRl+hzD",
+	"n8dxKhURnD2SuSteKkZhD0Qi5hMSK0InNOatPv9rLONhwsjp5Yvz84Bcs7ki3UMybfV5YZbA9GsePs13",
+	"AJ7ZfFpKu7tRu/RHQWMWc/tzR+9ipZiWno3/+PV/Nf/zw7/8uVE5g2M45hXbQ8uM0C69lQ5klklFpIqT",
+	"hEzpDQuISAmFsIHZQjP4VfgkPCFCTVm6iNHGm8IcSRNfiWCe4fCY6ZTksNMtT5AVN9VzY0RU3aR02t3D",
+	"8qysTsArvJdWdo6QiqRiIfWwKJyLFnmR0NmcRVowdf77v/5Pt7Trj9rVexuvPr+XERvTLDHXoelTzBWb",
+	"sNT3kVXu6Td0xlBawvY0gapYSRvT6uUbvri/r9nSbW/ydxFzaZY3S3lAjGdVrx7EzQJvi/e5dYcQymFZ",
+	"W6Rqk1NFtFH/u93tb42aUZ7TC73QSpA5lZIIrcO4taaKtFvkfMLhZoIJDY3QLCx+zdobxaZy8avX3jj+",
+	"1l85Zqk3Xjob/HCrl46nfXzatQMm74ZB6Ec2DmG9M6lqCMZi/sQBXKEeuiIXwbQL9T6/YZKEoK6GROuN",
+	"LfJCZBxOyYwuidY7Id5JYk7mqdDmoVa3lIDRa+FSGLKxGat2EerElZsIB2a6PxQiYZSjHmM9nKDGfE+j",
+	"C7z1Cj7Bjw06nyfxCPTi/b9LdDj7QJmY39AkjkouxQh3LfxpYK5TFyBES2Ecs0SrsPvW2bD/7u3FVSHQ",
+	"D1cxqBQYfbWBb6vqacXQfD6wv0S9+Nm4PeqM2wxHmk/Ln1M2bvQaf9rPkT/7+Fe5f4YRe/1CcUmv9Grk",
+	"n9SKzcJpPGLO0GogSisTLRLaYevZCske+HC1RDWvCs7Iv16+fUNguh4H+QvmG2Gf74VmpkLCQZyzG5Yu",
+	"yU0sEvjWYy079e3MtVTDbbjTmuWvrS6a+Zu/Wt7c278T/MXnnPdTAns4l2mgW+6Ftgvh4xY5V5IkYkKm",
+	"FO+8Ec0kIxmPtH3gr1vU0hP2M1tesEyixbHDjKXupZX5yu+kwTVbDsyTNbMHW6Z0jZEFlUS/hLeHuUBh",
+	"z3z2bb1iHq3pjJ75ysGGj2Fu3wj1g8j4rlNLV5B2Ixt5V4MxNFgzmfAmebSNBfUIjp5t7fPN6RtBZDaa",
+	"Wm14L3SDMJP0LmUOv/IDjZOdd6LRj6smbO61PRhj47X70Gns+uRYpVvGfMS0paJ3ATg1PvcGrO2E7qGx",
+	"MWLu+Rtc18heWDFgLRPeGGtikTcKc38lxCuaTtiOM57Yd1bmmy4TQaOBEmKAD9XMthX/8BCYy5x0jp8+",
+	"fdrtHJPhEuNbn3eeq7pQdX/pWS0Py2zd95xmairS+LedN21WerU8k4W/10xi6ZnPPF2MpuBhumZcT5vB",
+	"r2njZ5EKPiF7od8fPUMFh9ovv/zSPM3UlHGl54Wt6omnyYIuJQm/hy+BrVDvNLvD6b+hcUKHya4b2GBM",
+	"qybewk+1mPIgqDVLwAUBNygxr4G97r/1OQWrInMh0aTkYhEQlS7RoUISqljaI2FEFR1SyQZZPlVhQMLq",
+	"QYZkr2o8kimSzR8HfR7a8BYgUV2DWqPLPV0jyvXNkmY8d/U9khbKprU7fHAwzORSvysEmVG+xIOoj2XM",
+	"JKGqzwUfgTaoj51+wmIoZEj2qMSX7K8I/GIJLhZCHRgWfhQcmqmE0eKYR4JzNvJsjT43DT+Srq0R5WTI",
+	"yIxG2Nw0U4CiiMSCh2i6e/v9gql02TwdK1bhSbwEKQ0G9ILGKiCLKUsZAZBw5b7PzV3c+CZ2xqLXLIrp",
+	"FTy00wlQ5pVVueOaHsx02wN4smb7v8APNnUH0NE1ZGTl019KkuttF5a/HoJgqhoUCHHXA3RdD+Eh/U9t",
+	"frJUxUYly/9Q/P4vUwbqIHXeIPQxUUnMO15wJzc2fUP7V9d67l1HJUDfMS7totShPPi9KkcTsWARiZhU",
+	"MYeZALM5VmwmK2Sp+yhNU7rUP1eF0le2sP6TBIDylBEMIAf6R5FGGNHa/ns2RF/+xvfwe31KRlM2uiYi",
+	"U61VL1UxpF+xQNzqb+Y53cZYpDOIMUdUsabBWK80nGMAys2+ZDz+pDn2AQU0Qo2NJu8Ki1zRH78PZ/wm",
+	"TgWfMa5OCKOjKRrQ+iiEFpQQkownTErCbueUR4XtmG8yH7aw/iD+hE+eR/iahFyBGzbwoL7VB0Qb+bpj",
+	"Fv4VgtMbMGZhi7zlyVJvniQ2YIPyicGwcrnx3A3m1jPLwPexMnUrqIoV/3WcJLE0gjnjKk70PWKTHiTR",
+	"DRS+FHN1fNhY9UiWYBor33nxzlyVO+4YE28tt/cqVuzVq9fm3sbXK08JesZWXqdDlkAEc87EHIfIs8Ro",
+	"VQVfWd6Ug4+UW3sXj1SWbtmIAZ2sSJalVGxmRMpWLeXIlBU3dY5o0FIkEZxt2aIPYSm3Oo/nxH9iqyZL",
+	"CJhymz/oX8M6eDlFhQ2y7lhe4vO6kaqtY33UBve4qo4YJYppBU7MGWdRQCIGSRf65Go5P0oyLT5Wj+oW",
+	"B6II9akTEU6XM0qcyfFI/MihcYXWyAgfPbTuIkioVLkhvO1t4DBHKwGmbDbUE4deuVGWpowrYh4PyDgV",
+	"M9IpT9VBt1EZzfAVAxBlcG7t8XfHpiC0SzNc2r/eAXF3bX6Gi+LKu5gq9YDA0zy8+7G8vVflbT59hfu6",
+	"sGa1+s8LeKH+qjSBgK1VpJfete2fNzAhUn2V9gglkZjRmAckfNLCf4YBoZycvyM0ilJ9qUIo98X5y4sT",
+	"Eo9B/2SzuVoGROhDoqZMsgDah8Xrc2NVBcYRa2WTNo+EVBBq/Onq6h3x7whyih9jJvZIU4gOk3k2TOIR",
+	"kYoutWCT+mxeMkbCCVPmQJ9N9Ithn2uxAg76WBKmfxqxCC0WJ13WRwtXzsKM3p7jq912u1b63UfDCwgl",
+	"CZvQhExiRVI2Boc/jt3lHGJaIsYWm2GLvMTgDglhmWA1zFHnINO0DWvi532esplQDDxsXJhXAogH/3R2",
+	"+hKQNfSacZyg8rxslPPrdMY1uw5sZr3zAgw9a1FxQhYxx/AqCd12DgMfqKdH5W+XL7mqD6vDavmJUR0X",
+	"q9X7NhF80kziGxYRyUYpU7JFfmZLbe6r0ZSE//HrafPfafO3wQfzj3bz+eDDkz+HJyiNxWxORwoDTHrJ",
+	"qerzmT5tnePg4Nkhehtb5MKE1ci1blsfspSNM8miHrk4e/d28P7iFfn+4vTNi5/Iq/Ors1evXg9O350P",
+	"fj77W+Hn708vz9wvXp79cPr+1dXg9duXZ6/6/PTHszdXg3cXb1+/uyLv3l5ckR/PrxBGTPBvF2f/9v78",
+	"4uz12ZurS32aaYLx9BSwNzMqr1mk716T/+p2qD/lR/ULV6fwu9CoD1ku357xaGqdOJhj7AG5pJY7zjQI",
+	"W+SH+JZFTpuxPqAkHoP6ZSFl3tcM2BOebMroOv+VfUBE7LYR6JF92OIU7qbua0EiMkXAmInVsk7/h9Mm",
+	"MzkHvEeLnBat/li6FgJ8VMBOgi1G1DQV2WTa57lmkwuuZ8fBYbsdtNvtPt/rHpLpY1zcFeVqRm/jmZ6+",
+	"4/bhMwsLj7n9XXvNub2HheKW0Kx8j4S/anH83QcLAf/v//q/IdmTKmV0pr8JF9jjwD0nJfuX4rOXl2eP",
+	"iUj73D2iolj0RmI203NG04kMWyT888c3p6/P7kI9q+M40ScBFCndG+ZJjZjLOGK+PD0h4Z9+Ak/cd2AQ",
+	"h4SOFfho3l+86nMaRZJQgr66enmJCDoPJrP3K23+9uFXI2GaHz62g4PO3XeP/7K3JyXr9//l8V9goH/p",
+	"7e//+h/9vvzTh3/Z+1PryeO//D84Qvjlh9aTx39ubJC9m0XvLsYgucoXkEyYkoC8kySslFPgeC+DPTbc",
+	"G1ualuQNYwiDHDKS8fgfGav62Cebn2WYKSeh3YKh3gPlj7YPnz2UvUoM+A8VlPKN1iKvAeYC+d0kLCf0",
+	"4M9xhBk7LnUnJDOaXrNUnhBq/okYO3gLNKM+d6oRu40RlTFP9EcUu1Urmkynffjs6OnxJ5nWP4J2tmJe",
+	"k4W2s3IPPEyE7OlFoEMpkkyx0mqYuDqowIETxZkEyOhYaPuJTvRR73ORwuSlItHWW0pHyr8Fd1zP9Tb+",
+	"FbtVBslYtvbVrUKoHwWpFHMlCCU3caoymhRkU+VclHbf8dHRwfFD+Q8WaayUtnN1n8zWM64EkAJDKtnx",
+	"ITGBAkmUmKDtjSa3IqgZtYPDZ0fB0+O2P8338EUYu21n6bbZ76ynHKzT3Od8QqIMff9MkpFIEjqXrEVO",
+	"+bJkPLgTctg+hGvaB9vmLuJqJfp4rejubFabSyY+CvJay9cmwRdNW5u4vhoLAdjttiuFsYUKf1FSDfEF",
+	"5C9OpgXFtCr9PYV8lXIrCK+3Mlo/Cr0OABFIBAYUEiq38/2JGoAqAle36ayqhi2eJgkgDgGdDV1DcxMe",
+	"/w4xjZXur03aV2kDwFoGDrBooc8OBuvPZe02eQ9OlI0OktX9AphDiQY45RN9XpLE/laMSej5X0IyzBQJ",
+	"c9shhNMTutManpAQ9nNoo8BDhjhPENHf3DPf3DPf3DPf3DPf3DOb3DPfvBffvBffvBffvBffvBffvBf/",
+	"I7wXV16UAB4BJSqhIxaRxVTo03c1ZXFa68Aw6ZQFrEJQ59Xo8/L87+rYMPbWjoLvruKqf5FkUrH0hdav",
+	"Vw39WU79Vo7HoLkA2Gv0gXBGJNPTMtoO41It9t5o7dYiGXSnKrFElj5hJddPXCOwy+QetCqTSn3z16Ab",
+	"TIN5rtuH+rn6idFETVcnC7ora+YKYB9CXIPGtrWHpLA6VY4Sj1R2rY6GtmGS4JzqfSuutwTPQL7bnI5q",
+	"Fgv+5DLCcIuyLSFJa1YxwDV0SD0tnCG1qbUTNKbEmHH67twoZ8bdg5ZgkbR3i76XNpHbPflc+XgTb5UC",
+	"u0sq95dNndnpIC71CCz8GEg67ncea1fDtGnzaPVqGELp6sWw2O41B9sOdPP5NPDvrc6nYQFn0WXOTVxx",
+	"FMG7om2UGULeZSlHO8fcn/ibBB0CHBkUYkVGIkucPjalUdUklwSEx5O84pV0f9O9iZUkcxG1CDCRmg7A",
+	"GsOvd7wx8n1VIUJ8AuWKTpm/eZ0KLOgavN76X0ujsMX84TqM363s8JZo6xmNWC24bgs/DXJRrvh1vWOl",
+	"J2WeCnCjkcU0TiBTL9dTNn7EEjKv4IrnWiM8arvzgtfAIwmZNVIRfJHQoVb23LqIJNJ/BO6TB1oJJK2t",
+	"wo/nTM6rrm/oUkTZTPCV3JIVDOJme7sKen2uDbHoxOXDanGnjSXAoWuz04B3V9WOyj6/pqNpzFlpwvHa",
+	"jBUCTvRgKuTBloBeKqvh6SC+HX/H/cR2xYBCy/+hJbfxs+h/6nVjEUpxk0O3hZYU59zn7mi4QfmboQSu",
+	"5BY84wRfQeC4E7BGmsdVVxLo6uDcMFnmueg21y4sT6zQk0SHEpwd4zq5XQoN2JyXrYJX66T6T2JBxjTV",
+	"lifeW2QBXx+JGcsjh708I87LhvNSxrz1K9WD0L8qFHMIt9ct190KK+UgNhgAC5FWSB7u5f1CzvXWnTvX",
+	"n62UO1uKzHxDFERmUUj2COoVAQECYhmAJ1I+MjIc9g7jkQyQW0EGJMK8GwYyv9XnZyiIxZjMRMpsIjH5",
+	"Of4efJcJGytIG9reyquVuMVKFetuPnQEj0W6PbbcK26xRfrNu1QMYXWwKkX1WnTbbQS6J7G2iosWwiMg",
+	"iQhQXI8yZZyM3aDdbhuf+27JKetcsr5177lnAy084HRK30sLfhkohKCmbLbikoJcU++C2WpRX4/ml/DR",
+	"S2Xs9pUB2HocK1452IlwEZUlFwq3xXS5fT/wK7rNyjyNXG9e18qKnl2stbBWrTCPlS+YwubOW8u7VLpE",
+	"8soUpeyBG5NyADtzVY7lE1115WBE9CUbxbLSCjOB3YpgvYn4unC/yegF6rHciuDg4qPbKYdwCgYpG7H4",
+	"pir183uIizivPoSIpdAbekvDHj8gWVVKDjZuiI92b5pxlS5rLg0jCNIsYRikY9FW8zEVUlXdsNJDWRQk",
+	"32qQgKmpqKK2fPH2zZuzF1chmHYQkIcnXVcxfbiyTTE0dEi1aUVaKMPBBW/gkDFub5F4TOYiiUcxk2TB",
+	"TOAesAG21eo0IzFnazIdjYFtE8pjadj/9B9ZdYNa3lVIHpHWTe3GRKK1Gi9oPpSM2ULrDZGsnFi9PyoS",
+	"6vSuwWA/G8URi04QU4G8pAzBAFOqpaSDYSA7JqF8SaI4qnZZxDO2/k5dUK52TNaK4pGq0l0xP1prbrgP",
+	"cNtZl2WPmAcCgLtg4F+K5IZFgASC0kxGuGzhPsHumZ1vDpFZ8MDJs7y7Zt7tCfZ0fLfRC4JjRUyZ3Vkv",
+	"XS+Y3W0l2YpXas3tjX/MyS0jI6MxFi/GW25K91qF1erphYFz2nePjre+XEu3R2XSNYBrZpUiN7TQG6Qo",
+	"S5mx2tG+XdClViQfBySk0U0sRboMyR4lSggMYll+O5EpmxJ/62gJpiyJrDSHxEmg07BLGpI9gP9YWJKX",
+	"MCG1Ic84NKREgiygCVNAvPgY9q0Yjw39xKpt6jEjVy2rDextTqAuO1x90kO7c4rz6y925W5EDokVJ36l",
+	"e+BSQXSeez5MsAi0IJOcXjMyopK1GrWOpIoNd1ZkkDsBnM+QoTzbftPpbrxEi7xqx9lRrvFiFZOvKyN9",
+	"ljxjRe8BBobwfzcNVWHzfJuYiyWqMx4D7wP5dNUu2UvnmCsunGEvLPcQgD3vBDDUYbDR0v+h1AXexn2M",
+	"HevlNUFjbVYDxGH1TzWqxTaBMgzWxl6gVncGYBabZw0HuN4D7mpMrS43aMYm8m3j6VfLOZMW+RanSNgT",
+	"9vo8tI+gfRySj9ZQLlTdCUix6NAJERy4bNFaookUVnSDi+AaYiM9iJVCPHqcMjk9wUgvEOKaWG+MjGJL",
+	"bGIkuFbv4Zj0CGeLQH8im+GNmBrK8oAsIEkMyO05W4ArzakvILwW9idJ4+iO/H//L3EDBQdASD7Cf7Wd",
+	"r3cZPqKylLeQp10/oO0x/Yc+x79IrIgXko/4eKGAlnlhEEcBQUhtAKCC4qP6Ef9J/Y87JKqE6DP84sSG",
+	"pGWfg39Vty8fYxeFSLyOlBpyT4xsJcOaZ/Rw/GdiPhb+UI2Kkv/BvGMIZAp/gEMeko/65ATW/YV/MsZb",
+	"C7ZkSD5exzwKyH//1/+9c7EF88gjScSCo5bYM4BO/XSPpEzpGxAQm0XKKAPMg31oWcPtxgA3IHJUfXQb",
+	"0/QtwDYHVN2dmE+ZjaxH5jsIwFsLxybNuOxz06Ado317NpqHEBCgS0mmYkEo99wPujsfbSzSnq5yEyrN",
+	"+IhCB6TQSpz1plnHUv5VXCbjmDKKpf6rVvwCAw/Rmldg9eIATLCAgKanB69PcECAoyFwFshdz/uyWRx7",
+	"SnVHAPYARijtc/yKSFcMns2WzonRTa4ZhppyhQMm12LQsLSrxwPPgfugzx1HIcfdh/Ngde3dJ+Ku5/HI",
+	"F/m5aA7H1u1ASaM+xzaEoWucUrNN9LiEZFb5Km5VC9bWA22Rt2MQWVbX7bbbRO91VHHhkQoYu03FqAbY",
+	"oildcSNN6RxoNirpeKDK4Ko1KGM0KHnZwSomPUDLjRRQc4z0DMZ8ElhjRcWTTGTbknWst8X8jm9nibna",
+	"HlUaKCJPFRmyRPCJ3nJVyuhG30R1yBtoyay6qGXd9uFu9g+vhGNgzThY7Np7/51RQLbJ1Tmr8Ia3PtlF",
+	"PaVyMBMpW+ucSJnVdMFlbkKZhv/SFLSYikQLfCqvzflHcQhSICTfESyFgT9WuzTyB6pMcGynnAK01Qat",
+	"Tp/xPudNQ9VS5QxWlRtyJCIg7QcmXdBeIPZYlLwtEtrcdZMDU85fDyFJwdHVnLgn/HdExG7DPtfiBcLY",
+	"dCbRM5MjrB01DyiO9gJcKS/ikS562HizatWsjabYwL1T8T9UHMNCeKIe/JHHIDBGjTc0IhxYMnaVLkzH",
+	"c/+tb5Z7FEnrUR+uWPg6h91Kl/CtOg9gjVlnoslFONP9wspbI8sQ7B+rQo93Tkrzq6FvwHDZB0G1mjN6",
+	"Le8JK6iLnGd8CPzQASkG0SG8GjhHHZiPUELUxtA3Tuq2MDXcA7vj0OxWK0HObODeTbEPTsOtVCmpanCO",
+	"dUAxS6Arrj8NpLdSlGwT6s42XDWI8xmdsHc0vR+HkxRZisDHtcFq/Y1LfLRWGbCzA5XhQ5+GBGvFf9hW",
+	"NcDv1I710nV5h3FWKwmXoNMZzHPuEz0ir+PvScS0HC6e9uES9pmPz37+vH3UflbIgTis9J84rtfV1HJo",
+	"3u4OmK2V6dufQ0Vf/Pff5yz/YRKP3b8XbDivvDjWLxlOQGHN8FdbL1qRyrZOi0PQw/1dktpaMJi0YcJm",
+	"uzmqCi5BBJY5d4nDblQ4B0diNgNLB6g4q453XctKkEhUw7vZDUtjtaxykqNbYc9qNs6GstfP44CEC5py",
+	"hxyO+Vhs4ZQ0yoX7dD5VlaOsWr9SlH9HNP0Cch4MnKaImXsALL1R1EpQB4S/xmonkP152UUD7pkA6yxQ",
+	"qRVLE5/ybstA6+wskgOaqSkuTBRLPaiHRul75eqL02/LS64T5VdZys/1c3mJx4+VxWfmybKGbngt/gL7",
+	"Vo2/KGPudDdsL9YMdMuLrWT/3VKw1gViHkPFbpUxC+CD4Soqbs10WHBbzMGbqC03l/SCAlsGxWvD4DR5",
+	"RLpt+L1NpLnPVFbRfBxhZqflxdicE4jVUdeNjhaywmpywoq5fpvVt7pVhS2yeiPB/KIxZp3HhcVD5xXI",
+	"PvC+4d9O0P8bglsK/xmQcESBNsHouSoDMCHUR9X/wPKo4UmfG5XFulHBbZdJloI7FbKcJAk9XnPDyhD/",
+	"Zo280nWGn62ZaxGx5JEksQNf6Mdb1YzK60qVzS0DgCm1Z2ersiWsCbuLE+00nWQzC/2r6Ga+nttpNpTn",
+	"is0qxsRUqq01aCEIjNUvWXSCeDpFjg8Bh2gSBDH1sVrQx7+xOghQqW/bkO3W5ZF4KFYvyKBvArzUq5EZ",
+	"1cfS5Rcq+FdK3MaHla9uSlRZl/4lCUGS7VNa8HAF/qkL7EkDzcOp+lugq+GRD+sFQi7qo1h3ZBZzqtAR",
+	"MKNgh8I9N8NibfW2iteWKwtdfR2yW1WUsOYsL9+YOne6t3qLcvZ2DFXk1t6u5ea2sKv85z/o6fAgjDun",
+	"SVVhv1dTlStFr79PIBTbIwaGnqOyvX9icMvHZ+t/emBFAOO7ZxIxkUYrKiIWt9g+0N/1OtEFo1FsAb4r",
+	"SUkqFUlS6ShN4L1JSPa0Qop4jwWNkUB/byxSl3+hNaJ4RLVSz3j0uBoKYcrBrMnbzDiwnKCHsKoNr3RO",
+	"qYkidD5iM7Exy2GdsAJvj0s9zLH1W/ok3FgDf4bz/let0kq6VkWKKXCG1yPADVRZZVuSjG+0LGpP1FUh",
+	"LylPieIWkHzvnJhiy9q4IMhQtPy0PMYrk8f4Q57H+P6B8hg94+ediC5HUxZlzkd4seXeKac6Ouhdboh6",
+	"679+A5n0uZUNtCZt6+wWBGTEAi/BifFo1aO7bdrWrHLjgFQ3Ed4ZjSx670vuvGpz2Qlqx9sCcG0babY2",
+	"s40OlF32Nf6RXfc4Ak61yirS4hLcOxXMSuxiJpgJ8jglbE1Ob7U1juubu5cr9mu+3dZsVwdaKl9MlcUi",
+	"fhILIsaK8S0hn+udLhVx8E9YvE0NbhfaduSDW8a3q3XTN/plo4j+YvxhW+OFjSiqkkCwKmtWE2qAVGoZ",
+	"1YkGSKiRC1QFrDNgZMbjQtmgspu5OJKgcduciKb+ZVNex/OmmKMp15wj+s94QkzKM+Oqxih7ff76jOg/",
+	"fWIVm1oOEih+XbULUma0y4SRiWDVuHg5pd2j4wp/8E+nze7RcWkmoVKKWLC0OaKSkSm7vY8F6DV4nxi5",
+	"9d754y+tgumCG96GDXavYE7tHizEOUrjXYXlrol2GC9Qu6pG2JZ7Lucq9CvJiZFiqok8YasUU0f3vvKq",
+	"9u2OpIA77+rAFIMO/1PfQvsOFgo/qdkcRdY+QFFzoGzYaoVEsokreLRCNrapn1tv8RMkScEEnUl8s3rV",
+	"IJec5Y1r78y5uvZAbNr79+JaPcX5N/hj9NErNF7BiEPwG4GcaVfQNyALwK6FeCht6XNLyGcxIIhVmVJZ",
+	"6e37godu4yH4dgi/9iH8xMvrhHDGIoMsgh7l+9geWrPHK4E5OR/hr+3mc9ocf/h4fHj358Y/obyolBJ5",
+	"Em4Fo8GgjkcD/rpVFUNspxbI4SdaWx4Gw55h2FpNBZYt9PZtaV7EjnDQYsZCracQw5aBwXqL1IGqFvSa",
+	"rUCqUBqieMQabMk8jbdjELfwuE3JUkVIvBcg8bIjtvrgF61kWUMOi+Z/Tga7XWhBG0YDyRiv3BWvqARH",
+	"XeI+1svDZEGpRC7cewVqWYwAWOTjvR1mkEBSzwTiV+izSO8YT8eCphEYPr28TOnA8yzPRTTQ02Xsd/2j",
+	"Z87HXEsB/QoQGIZBn4ejBKISg5TNBT4DtItQNZrNwfFsfAMDz0ltN2QSS8Vs80WSEQeHwyt/u0kZbMWp",
+	"hAARCOFNTU7dNp7EaLneKVqe8yEb0RlDv+79Fztlci541XrbCBUWEwAGEgAN7FSrs86hwwVnK/BEjyPG",
+	"HquQ7AHx8hiiUcVzG/Z8GD/UxrVrqxVEpxHov1yzOTLp9LkDTOfniptSGEQJeNXVzQT+e5sMpuWm1i5t",
+	"EOEaHBI1eaNm/JXUqQaVBbz+5GdIPxEpEUlERkm8fTlU5yXegq7iEh+G18R8vuFWWpVoO+2p7YqVGv/s",
+	"faqUqlglD1WJF9oazFN2E7NFVVWYVCoTo8WzkEmWApJAMYL7y5ZKiXKE4Urhl839UMuBEtdVvAhX+tfG",
+	"pQuIdZu34mbOr8HCtPGEfmmTlWiTEeGxiRDo7Ot0ybRFTvNGlEn0tEVL+1xkKolvYNO3yBuo4AGKeKg7",
+	"m6VJSGK5pfw0b1Sxw6jpKuWR7ZSpjKdVpCvzK6/YNWR6A2oOIEB5YYgwsE7uFOtnwIjNDWBMvz4vJBjA",
+	"C6bUd7VY2XakWVpbJ/gqS7k0RCQBwYzMUnnge3inMIfcKshlHdcel/JW9+I0RWltNYDSpVcUapVa30oV",
+	"Xbvq/vb27pzCZJWI19yNWFKaChKsqkpuST1eY2Xcywf38DUh/EPtV8TweAxa5BLu+ixhjjDOmimh7VHY",
+	"Im+gGIg5GTaAG2CNkD5PxGSihRSWDLFom08ossBjFdNkUMuMDupKmd4OExId9uvUhaUMzMfJI0tVr78L",
+	"VSFckrXJ9XFJ1i7pFtruc6sioSqKApBippwVcpBn6aF4chcBNWpOLWn6TgC5bUpxlSU79PuL193aAmC4",
+	"/bW7I6f/Xf0h/az1uxyZ17cKXv/MFbyKSm4FsMbYotqa8DgakCPxcVVm1J5PkmcEpm9wPQaADtVPgrLc",
+	"I+ZWclX/gz53Voyr84OErFYnQ6MEuJhlISU9EVI9LqYX2iHYm9FcdAwZR2hUmRQC8mWHUKY+P1oJTzNI",
+	"EagO3210a4G4h9IUwCOXy6Xt3FuFFqs/IPRWJlt6pz7RWbQmMWFDtNSry183UXHuZdxI+Lx9NtobYBSw",
+	"0sU8FiDHQWcr52WVgmlcuP6n8oiPn49XUOO8Sag8uXqfnILBsSv+PwYr0tXOMxxk1puOkgoADXlmvNky",
+	"W56GF8aHDyhdzha4qT3mBlTHtOUBwzA1/srX33G3c3i4s9aw4yko6Cndw3tHcs6VBCewF0CCsREkEdJb",
+	"0SMR8tPkdh+ipDdsoMQgiYcptWSLpo56Ne1Dnm3sloP8XcSm2pxpJ++6bmSNiPAcCnYTVeUr4GesI8x+",
+	"w+DujDL2UCpPfhqQj/FTWJ2lFf5rFSB4aCULd1Ibxc03+kNhF8qXTkBe0/Q6EgveIm+EIsOE8usTwgXQ",
+	"8OZeip3rJ2H1pSGbWDaGv52+fqWlIldkBnG11VJClYf3Uw5r4N0aoMJDvoh8yDNcvps2l9063jTE6mje",
+	"2nC/XpGX7CG28m6b8/PaC3hcvlkL/9TWgl7Eh6v32/gm6f5Ykm5lw5SSfna79+qzMrdPwtwx2x+Suvxc",
+	"f+jDtpn+pYe9aRDXrIp3Fn+Pwecs5SA4gnKeNvh4DSN9xZHR1wREZisCBFhYUeFXII6BbG0E3toy8I5f",
+	"WKRxVTiy+An9kGKGKG2Xb7gszDWtb9lUXcLkC3RYIo/b1u2t5GXrtt1HAn/6izNVuQ1SyrFL5yYdvSz+",
+	"qljO31+SSCQJrS9agJn88zQeMXlC2nCuIUm3aBGLbJh45jCy5xUYhTZlxyNv7sb8W1fvJE/B9dh+V12p",
+	"1RVZXwNdHhavs/RCGEorjG9znF4klcB7QRapUNYMtAdet9sIGlTKWCrKVTVlyFosP03T+EYfZMgLMG4d",
+	"ON/ro8MVSatWbKxdGHxqHdudtk2BrHNnsmV4BGawgpIOF871M8ANvI5WKD8Bn8bUUDxI6/kaHFjh6zI2",
+	"5H3ehatvZz17dYa/6dy1OreNYP/e9W4teytOyidi+R6cEgWrMSDIz8m8Qhrbpx+79cTy58WrZuMc1OaL",
+	"GspnAL8ZNJV/42KBscdBRTC0QBFnyZErsU6VddYKkACLMtgsXNzlXIlpdYthgay2wyelSqhwENKMy83U",
+	"hluRSe2QRnU5FSkUULTMVj0kmB5AAleazRVi2ryATw5McbEfG86exVGUsMeBI/kGBkqT2L3nhdX7HONM",
+	"plCIm6kRncHr0AWDkoDPk5TylahUzrL0SJLw6v3Fm8HV+euzt++vwoAMl8R4Z8kxmYoMFDke9fnCHg2o",
+	"7GC2iqtDU8D8brOBjG9pHReAO8+fSfdkiWSkvaXaGWUpAJc3A4nBatEHsYnwDuRTBgKatlm5bYsT7azq",
+	"7qCdboVxejCdzqnb99Pscm2uTo3z16deqQOJPMrSWC0vde+NdKBSsfRntqwr/mHPyuvTy6uzi8HPZ3+D",
+	"mxYmAEIMjKagiZvPTZWaGzTcVQ3Wb2rgdTCOsFDuIHBp3TlAdYyrV0SOnCvCbudxyiSg/Az3uJcXtVMn",
+	"z/m/ZSxd3qevBs9qir8hxa5WeLAyhWyRcyDlhZ9ILDH3hCghAjIUakpmmQRfThpPpsjurL8LFS9sRLLX",
+	"sLAye8XOY71id3eedlDSEE/fISexT1UMxMGxFAlVLMrLgJMhmwIpIYfa260+7/NTTp48gZeePEEHnVQi",
+	"ZRGxBB6w4cgebMmAIDwqsMIGCvMLGSuRLgNbq5/lkLDHLXJKnjwx84hfEJz1uZ8mYcBSHPt+gmRkdhMg",
+	"rNbdL1jMFryMumF9ZFyrOTUYjwi7YekSAUWecOxzwB+5rAdo3QoLPR1/+tOfyAWEQqF8LRSF0UIZOtrn",
+	"TfLkyWmmVQxl8tCePOmRUP9KpPFvpibG97AJTZgxP0422Ki3dCxdmlJeEAu7CztvKKKlhYS18Lsg/+ST",
+	"J0glBvkuUzpnoPGQ8AyZGFFc9WDvGgh/zC2lUwCrC9c50E2H5t285IvBmupXTOmXsM+JmQdXHCfX8YGK",
+	"0tSNNJC3e5d40X+srfKie3FK5hSi1bUwslCrFNCn8ASSTaBuHF4J+LJ7DyYRXjsiIT6IlNi2RgHaHaf6",
+	"x9CswPciipleAahyxRmOFQrG6Cm7oUkckfdXPzSf5Qi8KMOURdSgZEDevH/lwakDrbQwIrM0FRMK2Wxp",
+	"XrxUj/r4kCTshiUQnOdMqphP8pCt8eB7NN8tEuorL0TucMQv4HaaMWpcm5LOgEAvYfTGnhBoyVRH1YM9",
+	"j+xI0YJx6X9YXImcQtaT9evHSdLUtx2LTBlgw1+h/+kqv5QWbe+wffjYfO0qnrmZvfjhBTk4OHiuv/j+",
+	"6gWuxMzTPsw7F0ylsB49s0Hfvb28AqZ1fahJeB6x2VwA83LzZ7YMW+TK1ZAwW95u2muomi5SgIdbkeBY",
+	"ED38Raz0mkRxdAIConuobyQtBBlVOZgC5tfWuIB9p08VLAIAQT0lBRn1DRCj0OULU0mnR0zJf9BQiV5U",
+	"wW0CDZaw1H0eA/ZKrwtSQFkJctjtkjDO2x1cs+UgZXqrhC1yicKephZ8Lkn39ha6e3h7a6qdgUJ92O4E",
+	"+vOH7WcBOewc6P9zhA92n5sVeZF3DANKsDjmStKPSgSJwuHTS3R2RSe6F0wLHcDXhufj5muqRlNzAt+d",
+	"Xr34SR+Kl2evzq7O8lgVklLAoixFpnsGrUrG+An2exFLRg47XRLOU+bIgQbGGrRnOpNL3Ul0CwpBZpQv",
+	"SULTCZyaGDht01j3V0E9kcCWEPHUAL0CMIdH7QNt32hVajDM5NKKEb1Vl81TrJBgxDlsWQsff/KEjPR3",
+	"mCzV7+o5PkOtnflkQJ3//q//0+k+84QJwHd+PW3+O23+1m4+bw2aH8IALQBXgwm+/gNKDZPWTaMIKqO6",
+	"zkgC23NJtJWFN4IU8DTIOvwOlmjyamAD4F5/D0pbhTn5JFw+eoHw0umReMK1hLNrRyIBUkELjJZjv0Te",
+	"SgvMj6MQJniUCKlVGqZMskYSj5hJ+TIq1Ovzq0bQgPwMUP9kb39fzBlHqu6WSCf75qX9Waw8LDDoUqfv",
+	"zj0AWK/RbnVabVvmk87jRq9x0Gq3DsD4V1NQrffpPN6/6exPgaJ9//oZ/HbC1PoqAz9nQ5ZypoW+rXA/",
+	"ohzKNuQqm4enxuJEWPlz4TB3sV8MlISgVUiYLK+kuV70kM5jQ3en10BJPVbHRIyH/wQenGuNHCtNuLw0",
+	"eEpvgUiYVBQjDyEHXEJhXT/SgNm3C3M9GNY3bH4Bx7vQ8Fjoe1b6pD3SJrDNRWT6xZlaiPR6YIsXQRvu",
+	"LMpppryJi7H4BRrHSyKnQDY4ZP4tYNXKobbHJMbzQCm2/ULGhbxRpLeGLsEZ5ALVOGn0JiUt31sskaoO",
+	"5SxsVadHnkeNnt4eL3DVDbN/nksC26fbbpcC8D77wd9NtjS7pbN5gm8kYoRuVTilSFCn+9bo/fqhWEKi",
+	"jfYGZHw1elpdyB1vDdtr/xjoR7QNIq6r2/ecT9iaOYv5lmt4XxDXQDZZ/Yq3+bZ+B3bU1k+Xt1H5xdJk",
+	"dbqF2WokdN50O6L0ri85bjqtg6etLhpvqJdvcjIUNwS8uOoijyVZsCSxXilXAsXIkJYWVoftTt233Cbb",
+	"f8+psVtYpF86wh23/qVzrddzmuALBztu0bFIh3EUobPgobdRA9KUE6q0IgqyChyrqAHrI2vx7PBDY9OO",
+	"M5D0r7Trnm+56XQvEUr/eXfeZV52rlA+U+Xsaxhedapyzb3RQgdVNpsBTtbUNXH0CdhUI2goOtFbooGX",
+	"auODfstetDPKKRAvgma5j/+pvXPfsIVXS9ikRYZSpJamG+7IkEi6zBXHE6JiYNchcdQib+A20/MGSgiV",
+	"rDkWCRSUM9ptnnEFNSBGYsb6HEg/Y47+H/iKbJF3+nocLqFUr2SG80f/jOEmx+wtFV3qb6YpGyn9u4Q5",
+	"VTq1WhvYFTkmHAowwoeshwxzZ2MF6bFQzWskpPLMwKlYMFwjvrTto1ihKTsxkTegIMfuGj5xRlOto6Pq",
+	"VnW/JbFUpxNT/39OUzpjCgov/VpNnC2IxPJ9Jy5CIEOT3WbqCupNYv8EJp9HN2KkjD5ohg+xwrsmsdB2",
+	"fiQcRrsI9C8kqthfmnZzjTQPDslKQNJqed4R8kUAgQmzPxV7T+WopvOwrDW91615/cZG4JfbdAxSkL19",
+	"jIqlYrcKa8PzJWz5AGpPYtZ0zAmWEo0jP+gTl9bCpedWrgbsocKINiT5re+6TT+1BU0LPfFKmlX1pbiq",
+	"W4nMvHTcXR11dr7t9yGS39jiQQyjb/MkhvW3efIKwtz6ivlEFRPiyXUTYx/cP9NPAXZ5+wsIRIV5Z+Xy",
+	"ectNJUIxNotttJwtFJbvaWTM6S+uGG38ii2/V7oS9TSYcXoXofnFh7ugMa8MDV6iAwtNfXg6QAq5PDGr",
+	"Y/gGQnDnh+hhxggU2kXIHjfXj+tbwqcHMrmAJ7kIpinrcyMjiWR6wymWLFvkexEtCWAqSOeYvI6/r7og",
+	"8EXExa/cEBs2tOcng/jIB1e3XH96V6U0w9ySfAFOC2GNQqFg8KGzUcqw5CyFoIfWvqwyO0wpH00bvcaM",
+	"xhykMF8ORKb0Ej5pme+2OAMcm5+A/+P51U/vvx9cvf357I22D6fzgRVfd4VrpyDMPA57wLWIkfzOej1m",
+	"o7n74EjM9M/6oyZ+2qBcTVMxj0f7pqKjFJwz1TxsHueCESU4XDw2Nb7xN5ER/D2ZZ0linakgcfXEDYrO",
+	"l0msptkQeiDSyb5+ouEinzNU3RppNh5/91271TlstWGzWLcSBJVgT7glbdAf/yqHPz77ucxb2gPA7/7M",
+	"INHzUXChmCxztvUa/7kPf2jNosYdKJjACkdLu+GtczR6x8Vf8m0m9G5HUWiLLBSDxCrN2N0nS3FzZDfK",
+	"8TxnZYeOV8nvXLJQaeKLeq+YyKlu9uyKTuqaN4/twzN3QaPKSb7pXe8d9wp09EvdIYftw80vvRHqB5Fx",
+	"fKGzxR1yJcQrmiKk8LBztE23DKsJi16zKKZXpmLIYbe7+eWf2fICAgdf41LEA+HCxFUX4yYLcf+jJZa5",
+	"w9tTX2hreBMhio9FwMH1fwJ3aRLfsMIdaNPlW+RCLAwjvcN82kq2+RvaroO4rh5kn1sYRA7AeHl6dTq4",
+	"OLs6e3N1/vZNaBAPasrilDAekb3nbRJp2zCHMUGcHaNj1sdhkjkrLl584J4X7xiCM1W65OHqTL5EleGL",
+	"Kmv3OGhbbP13XgTpB+sY+uJnAOdz7RkIqn0gPheoDdEZpbBF/ppHdRz/DmzsGUYW9I421ws+VbibQ5Kw",
+	"sSIi85wrSBQf9jmV1zaGwWYnhMprbf8inIbR1AaU4kKmSuE4JGJS4z6v2cHVzgVkCNJ2q1b3AqeuRvoU",
+	"jcRsRosG46+5bqb1tNt5AmU6TFpUlQmJYy6Yjw5caw1z12ZZv6kvg+rBbNUSTNmxSGcPYcytzVv9jErA",
+	"va/+3/V9/aVlwY9ggawTBLtJdli38wg21hxk/GoeAcb0c7iIRTKkDNFugYV7aAvUiJcTkoApCVmTdG6x",
+	"KvOEjiCOKRLmICuS6QcNFEUJgEIHRKR9bmKBFrVrnFAYCBccqLcA8IBRedNPyyg1A0gIF7nEc4X04XmE",
+	"o1wzNsdbVkIQ0JOFI8rJEDHUZEhH1y6quGApkuj0CDVAIC0fn5j/hdBoHgY10Dok+4ZPX7Nli1wK/YU+",
+	"L8nVXs4Ev0KwbRoGaBXQ5hq/HVWOH35LMxxJTR5CG7iv/Z0yiz93FlXJ+CRqITwD1EYjU332rtJ4XrTX",
+	"foapQUJobagHhEaRtLXRfMPNN79fnGvzMc20UV0yxe1yagm0mxw0mdmfxYr7WuLblCWAoOPijynLP0El",
+	"/LJm2xc3whB69UBG2L70GPLvf1mtc4b67Kf6BkI1UFqLzsCzMJraI45b7YSscqvZRBZ9AUxA9LTIa0u4",
+	"ilCqPocrAhDehC7osmeuCRorLwvLo2NFxmty5f02l+w1CnvO3d/nnoh/piX8iUPbOnTXUPcJbrQc50+G",
+	"uv+STMUCA3/OOkVonhu6nae98PXp/x5cnl1enr99cxkGiHRTQgz06wMXsHsMs+yaBQ8xBuls7jEls5hn",
+	"SjdpmhtcnF6dhQE57D7Pk4O0bj5gtyMoMBE+DpBGlCYJrIypbykBwIhUdbZEQGTIgX3KOjc6YMnlgoD2",
+	"oZUGA5p1eFADArWaAyotMI+I8dTWEJjjZUhfjXvbkjJ+VQe3i9rYi+/Ogt6iwq1bfR16ALkf4lvcX1mc",
+	"RLu4NIsktXfmPvx0J6apsbv2BnS8mLv2tu4WdFkhtgulS/Cbf/L34J887D7fVQ81hCg5LglM/kalSILI",
+	"DmRIILzOpLE1HITYyRywEYoy0OZbG1HYcIcbwzvPxu1RZ9xmu5wwkx1XARmTpf5QB/zd3DOyVyeQS3ve",
+	"k4ZV3MmYNIg3oK1RDBk72JEcxpEPdiWB++4r6Dtv54zneWCeupMDP3ZTeCyPXa3vGUxVkLGJGF2jt82y",
+	"QhJtAhqglNUNbEKWgV7pJ2IF9yQ0gFmi1DfIWwSpzPT9Zg1TLpBpGhjOyvZztQ9ZP4sUYhs8cFeWQvWk",
+	"1MNyDgkXitT2oQDmaHeeH3RH7adN2h52mk9H3W7zeXRw0DxkR+Pj9tPOs+7zgzrQiWVH3BF2cn+/+K4X",
+	"W+QRza2/2Aq0dDtcb6X3vpl6/yzef6jrYnJokDdq1RDDP3+qA7DSpjqda31a5qTIj6QRU8ZpXxZKZdHT",
+	"IxSJ4YAULljlgjt/mfO/BYQid9wwZfTa1sDoc/tlV51WpfFsxiLwAUJvIB/WdAmr4wCTnE3jZ9pyQ2ZS",
+	"XwauEX99/mN8w+r5eYusuifWqixywvYI0peYbAVgYsWKJMKVALH1G4uWXbfOd4ddrpHCX9LCiLleqZLy",
+	"ZNEap5joVirS1spl8pXgWFCvxKGLFYKBHcex6rr2c5rb7a6Dux0FpCFy/jyuO7WLiHckuvcawS4i3u5c",
+	"t7Fdoq9em4jQRIoiZfE3GMc3GMdOlxhuSq1TgwBUYu0dVq9bOwV8O9S/KRzpVyfKHXJLE5OaiRtT32Ai",
+	"RBTsBsvo80pcRg0y3gagdhbbvwcccTUK2xmYFoeNNxko+V52eITIlHaNRv9sfMCaT0eHtPl82Ima3fHx",
+	"+GjcHh8NO50ajd4rFpULx43MK+uHkKPg0TVcRrVj0YpK+8LVodrF1WRL2v2uIdp+EZsNIG07kX98mLbM",
+	"D/JOvgH70P7HnGBsLSrtzGneNnrAQXWFPBjIvcZ7PCBeiRgr6wIT/NASTvqxjcArLQl53kzpNyWGJFKx",
+	"6HOjeHuYtiKEjWxGsFUj1txlrnoIWgOPu8WZ53RgsSTd9iESJeRCm9dD23Kn+64QtT8iUMSCxtZ7sdbg",
+	"xlz8zHcGkDNu889KC1ZCOLaqoFu1K/RPFwVo/cERRpt2zW7ai5lT8DLsKBv3gY5v91Cx/8k6x4aTrX5N",
+	"auIEnxCJtJXTT2ylS4wj662uVRykTilyCzuezcDoigdtApHnvApxpVGvxwn8og9i0n+aoYoUiAXD2/0O",
+	"bOEdkCXmvYrzZFkxTF1DbXCar5yg04TEY8IFZySl3FQZsyq9Tdj9FoTbyrr8/RuIeuFXDqMnfixF8O7q",
+	"1X4U0wkXyBZTed1pHXaY8SgBLbbAIYdOQkNqNcRUbxcJ1qJiUSBF05btkPmZ8rGyzG8TCgnWkVfTGJDS",
+	"aHwGOVJizBYG1S97wGCWqgLv0JCRKQW6NhXPAPKPaI/AAipFihTA2ENtoiC5m+FjAeqlUcqUyeUzeG90",
+	"AvUd7q3fCMEJ+kJEBiYeMcVGikWDWMqMyRAJZiZUsQVdAo+apQ9kUZHpxbCmQMoUMS8AJ5ELNBp+pl4e",
+	"i6wvXWjeNLDJREhlv2bwK0ZIpOSG8lhOoWiDyCZTwgWAZNysw7wWmwM6OJDseqqK7YKLGZQfy2mGT2IL",
+	"NlkvZ7gtvm2ptixnjEufxqbgFXBg+0WdTecUTdVAJmJh2rSTg7xnGc9kRpNkCWS4uAlHojhdC3rNirPs",
+	"AZJy0Ayi/rPEFSFZQOlutyp6y7UK6w4xcBn2SMpGjCtzReKX7L1XsfDwWIFUuNQCxKlHEPscaxOCIrHw",
+	"Kulw3p4/Q4VLvWqa8LU8k3IQiQVH+G2e+FkIvBYnBmj3CnsYGUv1QKrNK0MkpKBsJiTYz0RqZjOe0Qkb",
+	"zPX5DexP+uTqnzKub9MoA8GpfwF7NJrFylBdo2AYwC6B13ms7FoHJBSZGojxYMZmIoUaoewmHplX5ynT",
+	"G0n/AGRdXEQMj1RgfpDTTMHUeKxfRvn3fhUNYP/osQO4GjaTv/tFajBuscIoFvQWaA3f8mSpP55qM29m",
+	"ipsTxRIw+WaEgghM2dzcEdLMmR6z5TsNex5hU16S2timpmW3AI4lFXqiD+MM4kKmYTZJ7UFmfCzSkTsz",
+	"uA+0OAuBM3IAdNQi1cIRM34dk0d1D3I2RGy451yRwPIX3cQSWVUFKEZCGHLjhFEIGmV4oOapuF1ayTE1",
+	"wHnDZJUPQAzh+6udl9loigh9V2bebXieLGHupSN0WZIFbHw9xEL7EeMxTn3OE8MLq65vRtjtpuDNVFSr",
+	"v/aOfjATMTEq/1rz8CV+NZY7GIj+O5UmImoSAYZN4nFB1DrjQG8ZoJHHREHMu8Lr+Q9sW/4APMSZctFX",
+	"T1H6HdmcuLtr1cUrexd2j47JSHDOsBiaCfHWHwUoH2V+66g804K2ExCRRF4Eo1Cptc+RUJWNYoxrAAUv",
+	"OO0wmAEnLeYEJT3yAac3NusEInpa6Op7GdxqThhpBdew6sFBNVzu5CXjMU20npoy3NDA8ygd5flyzqw0",
+	"aBlpAEojsCnbovZxijRIJ3mFe+zRjKrRlEkzIon6pOXy0lexFrF1CgTK31EcgfKBjzoKKpQuIsXfGxUB",
+	"RLR9Qf9Q8TwMwjwPuAKQb/AwjSI9TublP+m5m2fDJB4FKFOh/IGYD+noOiDzNL6higUkifl1E4j6EFvM",
+	"FI2oohCZwk/pq81+R/9bAr/TgnTa3UOfj/VZG8lXDw9c2mVOWqE3U1F7mVLp3QruiiqP3iI49I2g3zET",
+	"DCGWKarX+VLYh73v6megXz9dXb3zvm8HR0fXWp+JecRuXVvmtwR+C6yRccKITxABpQZpkvjrjd0vrXa5",
+	"/4HxUPKlb80x41LAKrjSoc/AVjI9hbW0H7DaHWiHoIzZnUBUxjlL0BuvL/urV5e6Obi1DdKx7qrLHaFn",
+	"KGceADumD17RXYPiBGrv6dNloqa/QuE/lG6N5wetzrPDVrdz1OocNoIGpJQNtA4e3+jmOs+6Bwf21xL6",
+	"0j1od4IGZKfpkZjj6LGN9A4PDxpBYwq3b9UDUBhDTYWeiRdv37w5e3GlZ8goKi7VVswZd/VOwAOot3wj",
+	"ZRTG34hNXclUZIpZaWQlh57RDGJ23m+wVlij2+4eNzudZvfgqtPutdu99mGr023/O1LpRfEImEaQDhxi",
+	"nm6+kNevPEnt4gS189kp0r64OYEsv9Kftp8RW6CxYkr8g2BPuimQk0+I46VZMyHPW+320+KEmB12B+Q1",
+	"oLfOEOVj1eNiyRyI7D4bHQ27zaNxmzWfjkYHzedRhza74zY9pE+jp+NOZyegMxyVCzAB6hQvt88D9BpW",
+	"6F5Tqs23PMUn5iPmK7/eFfkHVsMumeHxdTrXI1lWUyB5ngJR29fWxm7W8jx6UZlH0tBQJ2LSIt/n5X6s",
+	"HtSERC18RqqU0ZnR2TDVy2E7CJIyBmQiAKiH7B9gygM9oz6LAZJ4UFNN0G0zJUSPhHHUczSG8L1HUt8k",
+	"/0Drm3Gl/6wkKFABCbU20Avzp21GNSAhxRhKDrTIKVAWMK4gOmrHki5J54hIhF1OGU3VkFFM/bpgMpvZ",
+	"dLdXVKrmmW69ef4yJHtUkmEqFpKlkkTiMdbJgsQm1NNMTZNFzCUU97U0oMZMQd+i+fVIgNm+iEfagj4F",
+	"vxNQ6QsiQW8QhuwZKMViabRm429KoZseOyXqeH0e4kumApxL43NFGOaoP0iF9TJWrlpc47ObbfgoAQpi",
+	"tFtjkEwgcSnFhcuL8rcDT6soYEQOuzVglbGqI3FsV5RLAj6qbAZ/XK1oV2uOQDc9VZ8xXt07XNm8e4Wd",
+	"UQ2ouV/XwtLCUW/ZxNjpb0BmXOjqGsIN3BLVk1mo9TQUImGUV/XrtdZXc0vG61ZARgmdzVEAAtd+u912",
+	"JKpibGoEmHcBF63lKEQGDgGw6w+j225XD8JWHqwYA7yzMrWfHtSbmyJxTkXEQpe/5hUvHbuwC69DTal/",
+	"YAHnOm2h3Wq3QX1yFbJQUbLYKxMwN43rgUypHMxEmi8zlF3EM9Lr7KIU6FWAKp6Q2shuFV4WTTz3q2py",
+	"ouhmjNTNbqnz9vlquAB0JKdILgk0amqKfmM48XxEeE/Q8qUuq4OBX1IT8UotPjwa4dLoIDkKgfr4AsN6",
+	"YpAFWvHwc9m77a5WdzGuNVyS8F3KxiztmeIeUZPKJR+FLXKFF6hX5qzP0wwx+rn6gwas8VQhsbTxUkNF",
+	"5RNjq5eCSB4CzeW/B4YvcyUrG6KfEFs6MYq6o7SHNG1T2caDrIF9Y5IKZF0melAoR2EMfEPAkueSmC6g",
+	"Mue6psU8TL7V+mLLTh5rVStXW6R7EniHuSmk4pdjpIrM9CWjl8gUl8BAlHVZ2AdxUgDs1s59xg7oYIuk",
+	"QZDN1fUWEUt6puZpzMeixUwdMBiPaJEjvR9kn+PFC77CZGljCq4fU5rH6bj+VpKYaKveEqZE0ZCNaCYZ",
+	"2VDw8wSnNnwl8A4Krf6IJUFiVSCmOahNbpGMR7Zi8gaNLSxu7ryUUbtrT0eLvIWtPIfjwPjIVPPAWjQr",
+	"tNVec40aXQkPVn0e4dF98gjNgD89I8fVBna3vPnNrx/hfrTUaLF0mUfzeKSylP0lh0vDg7rXWDsn1xUa",
+	"8V+/f3uxaP/840R8B26LKKaWgxVClvtzKEpgNTAq2fGhR2oGzxjSVeyO11O/f+CYhu55XsZI/GUXl4GZ",
+	"1M9JqQr1ljdqFK4A+K5dr9MqijizE8eNsQRNotvu7jgMxLZtHAeg07YfhHm8fgSxNKi6E+KJjVjmPF+G",
+	"gcvW+/SAXvb51Xv0Hc3rStiKrCv55e5sfgWc1y6ofr2+68gJHNSkjphgJfD4WVkH3giMgtiv7nmlGR9b",
+	"BJ/rSq+qKLS+E2CuduVxUFlcNVOOQVsO9BM102RvM/3SrS0mmNeoRVeHw+R81jks+rP8Qudeh4zPQ+9z",
+	"2ymyFxbHGj5u/TEZO0BoVK21UwdRrAzA6VBL2VFyDR90Cxjfz7rGB12DcRJFF7VWTbTWHPMJ2Qsrh3M/",
+	"Dg4loN3Pw7XR3Tlt2GG+KlexVGx+7QJ6MBNAh0VZakubGgDp5z2pcJHV6tAPUTofiDA3Vc8nheL54Fi2",
+	"xfNB7K4i+kyO4me6Uj85QAFG48zZAQ+AAjavDnLf0Oe24ZP4mpHQfDcsmvQW1uHDKagytr9cDVfIAIEZ",
+	"sJ9aKBBCIngAoYmgz82mgSJoQOkMbxlXvol1oLsSicygHT1SB+SD3xjQIAQD4BcGkW/K6FaYx32+ah/3",
+	"qmvjrtTm9eMCymBSHCIPgjKwe/WGdyMqkiSsMSRhzLWm5JeyyP4ZzJzfr+fUi3mRzSGvxjdl/psy/02Z",
+	"/6bMf1Pmvw5xXlFvg5Pmrnf5gBld7tV1oJCR4DcslbD1irDaHuBmoT+PpOutWb5MQmHsKMDwSlVep80J",
+	"kTKWinLVIr+IFCte9LlnDAApbc5CK0SLnM/geOu9kcRSGQ+/QfXHKYmoonXsIa9zifXPxx7y6QHsnIlg",
+	"s6cyf3QHf6V76V2N79XnunD5Wd+Ct54AuNA7vkgb8fXDtikDU+LzmHw/ApcbJSFqPAEJfRNKS4AwvxGQ",
+	"QQtN/54t2Wgy+eztgXWEfdFl8kill0fGoz7Xv3F5ZsBq7We86V4YO3PVB+HS2YEaCXjKLZ2H10OIW/5S",
+	"wAl6BY+tB8MkJmHum4+hy4lBHOO34wZpkXMlC8PEaKYzLTmhfT5OmZzmY8wTq5hTNg2uJLSgPrqUJ2SY",
+	"KRNEXVDpU916lY4CTCTDKiYQ/cYC6zi3kHGB2wb52pEvfG8l1e+xCe469J+Nq3ooU86Ytrsxrt2ri1yX",
+	"ouCcBQWEXSwNQ2El0M309UF5xz9JWHsc/99our8CQ8DOFpdPqbLeQIWdBrJ/C2U8T1k3L0L+e5wY2iK3",
+	"Sms0dKjDhe6M+q7ZRzZ36ZFW41AIYNkD82ouZj2BI4UJQ5YHcQJixeV6SC9t8QvYkkW0jbXFDWAGszy1",
+	"5LMUPXthzQo6O176NeD8Wenzapn3B6WhuDAy/97k39UaSE5VMFlvs4hMzTNPF4DXHkkSUTYztUzM34x7",
+	"wBk2gBQH6yZndygapIG3O4o5v5jeV6CBcLWsTiwfr9Z5RcowDe34KDg6ODZFqGLpagFa5DQXirniI4mY",
+	"IBSeupHZ7MecGiHCu98cwp6ncnhXqr4UczwSopwdsEykno3W5yIlC0hotN8wYLAZjRhZMhWYWplF5gd0",
+	"b7VQi8tSNsD0Gr/yFmCt9ZRYHJ1p3wGvE0z86vNffMinSjMW+iA2q+vAkPOEWKyHCF5wUIn0wnlFZHKG",
+	"CxnUoNNg7F5Si5xmSpJILDg48VObBp97TiUWRdkSs1+X1IZde6X3+DZYezeFblKlK6IAjo4COuvguA5L",
+	"DUk8xjdSC14/6DaCxozeInj9oHOk22t7ePbONnj2U4Pqsx2FIQT5ALQ6fVJA+oY4QL0PVY52pynbDieu",
+	"r7JX+iPVWPEOjKF+nPrvu48yxK3qVSTCDWtuvMju3IdA7JvXViD7H7YLWswTGq+m/sOE5cpC42Mf4Ov9",
+	"Rq9fC2DvN4J+I2E3LIHHzt/88BZ+NZMT+IWlubDpYf3GHdY40oqIPWng0gEbTHAyVWre29/vdJ+22q12",
+	"q9M77HQPDvtlXXclfFp174MI5eT91Q/NZ7/zMIeW0pWaWlnKbuvLzS2p30e4w7Ps9iruDnTUfxXHS31O",
+	"XyoU+/qZfFKJ+Wem8lsZ+8kKSh19Mg4g/KLoa6kn7kEaE4BQGxU66POa5+ExiWxMVG50hyBwe+9pFZH0",
+	"6So9oe+80XpKkVS1QnNyIHOHB7esntWRczH/5knI1WZMDvhGNPiHsPAulZg/tHmnkHq70qr7QaQljnRn",
+	"uzFtxCc0i1hT35GIEAohag0kUlppnKdiktIZMs8BO6ALG++FJmprA8RI3mxKGsayz7P5JKUmOYWSX9jw",
+	"UoyumSJ7Fz+8IMeHR0eBKy7ZOQj0xaYnM8XemvZsB0yKdA7osafDmTHaWEFjRPY5eIXRgxlLIqc0xcQk",
+	"miQ5e4otiGHicZL5OcBylDKjb8JfZ3QJ2dIACUGbBxvCRiSZaJMXAElQXto2MKcxJLQb2xhQTHYKp1Y2",
+	"x7+5+J+c0STRM4gfCUh4dXbxGnDp4a1+s9k9Oh6JRKTIdPPkyS9TAb3Dnjx5gmRbU22Y5yk7VCqWkmu2",
+	"hPo4Q0ZTsLUg/ynP7Mmvr1Cp5QD+Hq68QUQaYLDRJnDDI+Ff4K/fGaxW/kmLKHx/8crzZqPNh7vFphmF",
+	"b9N4EiMK3zq9Dc1MwV0ApDrGooc3yF744u3F5eD01au3v5y9HLy9OP/x/M2l3pWnSYJt0URCoriFKUK0",
+	"FbeoZQoiQNAHKDY3uYzrKS3dano1DMaEnI+NM9H5AgKzFlDoB/Afser53zMJ6zkTp2FfNDlPsG3HGAYw",
+	"e82EObDrgXPLLyg4VSyVH/kePSKcsBgcg1GcIjsUbviRim9itTRjswFdPb5hzGm6zAEg+nFwrwQlp5Db",
+	"vECot5QqFdfa6szD7gjz40tIozA5ZZZctM9HU5rSkWJpi1xBlST7RetyKJ6u1KTa49clIgyxe0UGeFjC",
+	"oVBTSE8zXE7a8lrO0fJKmT5mYFSNRCL7jd6zdtBv6B3cb/S6h3eWltI7jNiVR1ru8EgsApeSjcxXK9+Y",
+	"x3zSb9wBi6O2WZFvS9tWIwX9gkQ455wxkaxsOE+FEiORwEoauiU9ObH05niFKk/CTJdXDr5AfnGCMm+9",
+	"z8OEzltKLVs3ndCl8umvPHmCnQTpYb6MMGL/+/AXMXZuZ0B7jhIhjeDMycjwRHfa7WcBoSTUExQa+jBv",
+	"AEX+r1javLiakZqImYR+VC0wjZbr1xe5v/QIkuRkZbXt1q5YV2HX1fNHwK2mV9wybevLxRwWw5ebC5tY",
+	"rbbKbmNl+hvp37TtB+yl52E+cD67z/KZiSecJo8k4dlsyFJIvzW/tPq2uW5ggYwvTZp4oT2r5UMH0DDj",
+	"ZeoAtJVclZchv8j14OHo+0e2xE0Lqb3m+B+0iUTXKKLigCbHEjFYfKWCmIdnwQQrDsDSFRzL3GtohYJZ",
+	"h1kMeo7UYh+YDrGyRCzdvUw5W5zgmcsJUoHRMpsbOfkCJlAvknzyJLA+ZvTMAgWXSCMUOFo01C6hE1cm",
+	"lA1cP6aOtAmVwEO5S7nka46jhLXIS+HVrDSg5SHwly5FlkqWjFumK51enRv21Hs5sLnDoPaYftsmnvX8",
+	"3THUcsDRAYI+6cm2ln7heQ/pTM3+0t3WawO0FabRTre3MhEusOWmyZMlsCPkSrJFcRg5Db5vbOc40LKV",
+	"KeaMX5kDv8lf/Esc5RkIpTtBbwB3p8kW+TG+YUb8hVr2hAFxZGFwA1mJQPnShdbNZix4NDvdGqeslm5b",
+	"Opo793C//sSgkPxWoy3Qu9R0V0/Cw3W3bNB30BAt+8lRsT8p7yRYBie/vrAn82BHzwNqtlW+TPwLUoUb",
+	"qrhaZ2YsrYqsbYRccnz2WLHV7VHVtYVDTV+MJuAYir1bA0I+e+HqGC0GeWeXsOfCKc/kRm+wFSauVNjz",
+	"TqfTfEopbT4bHbBmO3o+fsaejo6HRxB2JLa1L+Yptr7hYsS97BD+nIiMNSkDJXnseObX4i18eG0dBH9K",
+	"5YCLgcol+BbACwuAR+0jt3V4ZD3rXntfA5Xv9cCD4JfGasIBqh6PsYoBDCCNr4JYf68ibQIz+ldC0OAk",
+	"XkyXDn/RPd5xSxnrt2pdzZ8GLndonUArinHEqSHIjVsL+4uJt1xwyWvjnvc8XWF5XCuQ+/f5nJQusWSh",
+	"JzxcsKGE1sJt8h6/iDeTjbI0VkvQlNDN8zPTP33Q2oRSyyu9tco/n/N/A8VA//pDRXFOMKfyY+GdxK8c",
+	"NoJUif2Phl/srtbVihQ7gYuXiDR33a+gFa5sdvAnBSe+DnPGH776WH2myCfsuxVF+zzyk5pN3fL3789f",
+	"3jytKVP6nB4Pm0+jbqf5jB4dNTuj7vCAHkZH7Hhs+YLmVE09/IbhxCvnZNbSBx2v0gf558WUyF3LTI9V",
+	"swPCvVK4repytNja/8x0ks9YMVVP61b1UmH+/wdUS7X7bKXSc30ivYBkAlMv2gQH3NamWM3UBa9cOoFe",
+	"fDLLpEIvEr1hFr5oHVW2yRlNr1kaEC5SrYwNE8qvt6y/D4oe+x3U34eR1JTf/zEV2RwibimjrUZ5G/4k",
+	"FmTBAG4IDqVZLrMuWMKoBD8ckzsX0N8lD71z3/Furp6/63GtNRNgs6CnMF1BAfzxC99/q2NfEGe4u60Q",
+	"2VC7Hn+3/xH+u6nQc77ZYokJSS40YMRei5yClmyQRjarFDE+N+CkvmZsjqm27BYZGQlnt1i0zVXcfyTJ",
+	"PBWzOWIEDOA4MEWwtFAEh2hCtdBlt6pFTg0g13g3DG56TSHm+0nG8WuqRtOqq31jAeffLXxmi/38LoXJ",
+	"jfXAfgC3wdctF123sdeVitbPPJIO1W/u5eoa0Kb9T0WFfaWr4N4XwN0fvWB0/b7Z0WLTL1qwJ0iElT33",
+	"AhIhpakmxZLIq8g0iW+YteU4W9i9eEIogdKfGBg2DVgUx8xFQ52QzeWqsmvf5xawVBS0Bky5oHkp6KXD",
+	"NpWZb2u1ymwe0YeRnQ9GVVSnTZI3dIbzMs8A3ANf1IbMjkftPYz583Czfk1lMS+Y/2ni4o93r31ZhfKL",
+	"q4cgV+6rHu4bWVXv3zkD6itr9jrBZEsblXw+JESZEg2osry6JvJnm9Aya0YjtsY/9FfbqW9uoq/kJrLb",
+	"4hvVyIpniTrd8ybfpg+ogujjOmU0UdPfag9lt90u53rMUzFi0sTWpbsgAwBaAaovViRic4Bz1SjKP8Fn",
+	"P11TFteFO90VeRHXWOENI/ONdqvTau9ygZv+1VyFdgZiSWgS37BWOXD1obiWN4xjKUS7eDjrRmKKOeN0",
+	"Hrfs+GotEe83rgj06btzUgY+3tAk1qIxXxsEMVV5yidMvZ0zfvru/F8v3755ANPFktG4NTHDa/QaB612",
+	"66C8CjTCW5Qm71LdNRXrhgq1jsTw72xUKUhOOTG9J9A4icQomzGu1q/IlZ45+6je1mbsa5dnSWfJ2uWZ",
+	"Uh41bYozVhcAstLCAodBiTbUzO26lfnb6etXu62M7eu6lbEL0yN2XXZK3HyoqTeDq5x6AAysl01xoRg6",
+	"cOpHwhFdaC0V4YARVXRIJXMktQDUdFVS5TSD5LY8kTwn+RBcpSJJWAoYpzTjwEdrUcopg2k/IWH+YOhK",
+	"jDOsNaMwxWXKoCB+1VJfMBrF/EEKpiIEpmzqYM+07gNfmjSChp0TKy9NQVMAAfJxPMkQKeGEKja8gxTN",
+	"B1WxgfQfly3vrtylJqxY8PoRGl7C4ggzDhUfDbXLpqHmUKKHGu4b2+L68+Hvg9UzsR4eoRvCysQVKNOr",
+	"/JRoWZOlSaPX2Acl0nynMkwVETtBVNksr5GIoEQi+BJaXiFA+EVFLPqCZVJPPJCBpplfUNzPlAKQxqoX",
+	"2PuCUXpWv+DnuUqX8AONBZhhBelljph8DCJCn3WvcQsAWW3+knEYsgN1+XASjwkSkmbQtzKfs0LXXZh/",
+	"tXWrIASwQWIssWSA+DV3fgDpAJQLvpyJzEvewL3iYO9mwFoVgDpYXofMrrr7cPf/BwAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

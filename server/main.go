@@ -1,6 +1,6 @@
 // Command lap is the platform: `lap serve` runs the server, `lap demo` shows it working, `lap rekey` seals stored secrets with a
-// new key, and `lap sandboxd` is what the local runtime starts inside a sandbox. This package wires the parts together and owns
-// nothing else.
+// new key, `lap contract` checks a deployment, `lap sandboxd` is what the local runtime starts inside a sandbox, and the commands
+// of package cli are a client of a server. This package wires the parts together and owns nothing else.
 package main
 
 import (
@@ -16,6 +16,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/sandbox/agent"
 	"github.com/litellm-agent-platform/lap/sandbox/harness"
+	"github.com/litellm-agent-platform/lap/server/cli"
 )
 
 // version is set by the linker for releases.
@@ -30,7 +31,11 @@ const usage = `Usage: lap <command> [flags]
               --once            end instead
   rekey     seal all stored secrets with the first key of ENCRYPTION_KEY, and say which of the others
             are still needed; stop the server first unless DATABASE_URL is set
+  contract  check a deployment against the OpenAPI document with random requests, good and bad; --help lists the flags
   version   print the version
+
+Commands of a client, configured by lap login or LAP_URL and LAP_KEY; lap <command> -h says more:
+
 `
 
 func asSandboxd() bool { return len(os.Args) > 1 && os.Args[1] == "sandboxd" }
@@ -45,6 +50,9 @@ func main() {
 	// sandboxd handles signals itself.
 	if asSandboxd() {
 		os.Exit(agent.Main(os.Args[2:], harness.All()))
+	}
+	if len(os.Args) > 1 && cli.Has(os.Args[1]) {
+		os.Exit(cli.Main(os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	err := run(ctx, os.Args[1:], os.Environ(), os.Stdout, os.Stderr)
@@ -68,11 +76,13 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return demonstrate(ctx, args[1:], environ, stdout, stderr)
 	case "rekey":
 		return rekey(ctx, args[1:], environ, stdout, stderr)
+	case "contract":
+		return checkContract(ctx, args[1:], environ, stdout, stderr)
 	case "version", "--version":
 		_, err := fmt.Fprintln(stdout, versionString())
 		return err
 	case "help", "--help", "-h":
-		_, err := fmt.Fprint(stdout, usage)
+		_, err := fmt.Fprint(stdout, usage+cli.Summary())
 		return err
 	}
 	return errUsage

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,10 +21,10 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
-	"github.com/litellm-agent-platform/lap/sandbox/local"
 	"github.com/litellm-agent-platform/lap/server/api"
 	"github.com/litellm-agent-platform/lap/server/config"
 	"github.com/litellm-agent-platform/lap/server/demo"
+	"github.com/litellm-agent-platform/lap/server/gateway"
 	"github.com/litellm-agent-platform/lap/server/session"
 	"github.com/litellm-agent-platform/lap/store"
 )
@@ -71,8 +72,10 @@ type platform struct {
 	url     string
 	lock    *os.File
 	store   *store.Store
-	runtime *local.Runtime
+	runtime sandboxRuntime
+	egress  *session.Egress // of the local runtime
 	service *session.Service
+	api     *api.API
 	http    []*http.Server
 	failed  chan error         // a server ended by itself
 	cancel  context.CancelFunc // of the controller
@@ -82,7 +85,7 @@ type platform struct {
 
 // start brings everything up, in the order of dependence; what was started is stopped again if a later part fails.
 func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.Logger) (p *platform, err error) {
-	p = &platform{cfg: cfg, o: o, log: log, failed: make(chan error, 2)}
+	p = &platform{cfg: cfg, o: o, log: log, failed: make(chan error, 3)}
 	defer func() {
 		if err != nil {
 			_ = p.stop()
@@ -101,9 +104,14 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 	if err != nil {
 		return nil, fmt.Errorf("open database: %w", err)
 	}
-	p.runtime, err = local.New(local.Options{DataDir: cfg.DataDir, HarnessDir: cfg.HarnessDir, Logger: log})
-	if err != nil {
-		return nil, fmt.Errorf("start local runtime: %w", err)
+	own := false
+	if cfg.Runtime == config.RuntimeLocal {
+		if own, err = ownNetwork(ctx, cfg.SandboxNetwork, log); err != nil {
+			return nil, err
+		}
+	}
+	if p.runtime, err = openRuntime(cfg, own, log); err != nil {
+		return nil, fmt.Errorf("start %s runtime: %w", cfg.Runtime, err)
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", cfg.ListenAddr)
 	if err != nil {
@@ -115,17 +123,25 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 		_ = listener.Close()
 		return nil, err
 	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if cfg.Runtime == config.RuntimeLocal {
+		if err := p.startEgress(keyring, own); err != nil {
+			_ = listener.Close()
+			return nil, err
+		}
+		registry.MustRegister(egressMetrics{p.egress})
+	}
 	so := session.Options{
+		Egress: p.egress, EgressEnforced: own,
 		Store: p.store, Runtime: p.runtime, Settings: p.runtime.Settings(), Keyring: keyring, Harnesses: p.runtime.Harnesses(),
-		Gateway: gateway, Env: cfg.ContainerEnv.Reveal(), GitToken: cfg.GitToken.Reveal(), GitHosts: cfg.GitTokenHosts,
-		GitProtocols: cfg.RepoURLSchemes, StartTimeout: cfg.StartTimeout, Logger: log,
+		Gateway: gateway, GatewayKeys: p.gatewayKeys(), Env: cfg.ContainerEnv.Reveal(), GitToken: cfg.GitToken.Reveal(), GitHosts: cfg.GitTokenHosts,
+		GitProtocols: cfg.RepoURLSchemes, StartTimeout: cfg.StartTimeout, TurnTimeout: cfg.TurnTimeout, Logger: log,
 		MaxSessions: cfg.MaxSessions, SessionRate: cfg.SessionRate,
-		SessionRetention: cfg.SessionRetention, DataRetention: cfg.DataRetention,
+		SessionRetention: cfg.SessionRetention, DataRetention: cfg.DataRetention, Isolated: cfg.Runtime == config.RuntimeKubernetes,
 	}
 	p.service = session.NewService(so)
 	controller := session.NewController(so)
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	handler, err := p.handler(controller, registry, gateway)
 	if err != nil {
 		_ = listener.Close()
@@ -138,7 +154,7 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.cancel = cancel
 	p.controller.Go(func() { controller.Run(run) })
-	p.announce(gateway)
+	p.announce(gateway, own)
 	return p, nil
 }
 
@@ -171,6 +187,14 @@ func (p *platform) gateway(k *store.Keyring) (sandboxd.Gateway, error) {
 	return sandboxd.Gateway{BaseURL: p.url + demoPrefix, APIKey: fmt.Sprintf("sk-demo-%x", key[:16])}, nil
 }
 
+// gatewayKeys is nil if every session uses the same key.
+func (p *platform) gatewayKeys() *gateway.Keys {
+	if p.cfg.LiteLLMMasterKey == "" {
+		return nil
+	}
+	return gateway.New(p.cfg.LiteLLMAPIBase, p.cfg.LiteLLMMasterKey.Reveal(), p.cfg.SessionBudget)
+}
+
 const demoPrefix = "/demo-gateway"
 
 func (p *platform) handler(c *session.Controller, registry *prometheus.Registry, gateway sandboxd.Gateway) (http.Handler, error) {
@@ -192,13 +216,19 @@ func (p *platform) handler(c *session.Controller, registry *prometheus.Registry,
 	if err != nil {
 		return nil, err
 	}
+	p.api = a
 	if !p.o.demo {
 		return a.Handler(), nil
 	}
-	mux := http.NewServeMux()
-	mux.Handle(demoPrefix+"/", http.StripPrefix(demoPrefix, demo.New(gateway.APIKey)))
-	mux.Handle("/", a.Handler())
-	return mux, nil
+	handler, gatewayHandler := a.Handler(), http.StripPrefix(demoPrefix, demo.New(gateway.APIKey))
+	// A ServeMux would redirect paths that are not clean, before anybody is asked for a key.
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, demoPrefix+"/") {
+			gatewayHandler.ServeHTTP(w, r)
+			return
+		}
+		handler.ServeHTTP(w, r)
+	}), nil
 }
 
 func (p *platform) listen(l net.Listener, s *http.Server) {
@@ -244,10 +274,12 @@ func (p *platform) listenMetrics(ctx context.Context, registry *prometheus.Regis
 	return nil
 }
 
-func (p *platform) announce(gateway sandboxd.Gateway) {
-	p.log.Info("serving", "url", p.url, "docs", p.url+"/docs", "data_dir", p.cfg.DataDir, "version", versionString())
-	p.log.Warn("the local runtime does not isolate: sandboxes are processes of this machine with the rights of this server, " +
-		"and allow_out and deny_out are not enforced")
+func (p *platform) announce(gateway sandboxd.Gateway, own bool) {
+	p.log.Info("serving", "url", p.url, "docs", p.url+"/docs", "data_dir", p.cfg.DataDir, "runtime", p.cfg.Runtime, "version", versionString())
+	if p.cfg.Runtime == config.RuntimeLocal {
+		p.log.Warn("sandboxes are processes of this machine with the rights of this server", "own_network", own)
+		p.announceEgress(own)
+	}
 	switch {
 	case p.o.demo:
 		p.log.Warn("answers come from the built-in demo gateway, not from a model")
@@ -269,6 +301,9 @@ func (p *platform) stop() error {
 		p.cancel()
 	}
 	p.controller.Wait()
+	if p.egress != nil {
+		p.egress.Close()
+	}
 	if p.runtime != nil && p.o.stopSandboxes {
 		stopCtx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
@@ -282,6 +317,11 @@ func (p *platform) stop() error {
 		}
 	}
 	p.servers.Wait()
+	if p.api != nil {
+		if err := p.api.Wait(ctx); err != nil {
+			errs = append(errs, fmt.Errorf("end event streams: %w", err))
+		}
+	}
 	if p.runtime != nil {
 		p.runtime.Close()
 	}

@@ -11,13 +11,22 @@ import (
 // on, at most limit of them, one after the other: only one is held in memory.
 // An error of fn ends it and is returned as it is.
 func (s *Store) EachTurn(ctx context.Context, sessionID string, from int64, limit int, fn func(Turn) error) error {
-	if !validID(sessionID) {
-		return nil
-	}
+	return s.eachTurn(ctx, fn, func(db *gorm.DB) *gorm.DB {
+		return db.Where("session_id = ? AND position >= ?", idOrZero(sessionID), from).Order("position").Limit(limit)
+	})
+}
+
+// EachTurnBack is EachTurn from the newest turn back.
+func (s *Store) EachTurnBack(ctx context.Context, sessionID string, limit int, fn func(Turn) error) error {
+	return s.eachTurn(ctx, fn, func(db *gorm.DB) *gorm.DB {
+		return db.Where("session_id = ?", idOrZero(sessionID)).Order("position DESC").Limit(limit)
+	})
+}
+
+func (s *Store) eachTurn(ctx context.Context, fn func(Turn) error, these func(*gorm.DB) *gorm.DB) error {
 	var inner error
 	err := s.query(ctx, func(db *gorm.DB) error {
-		rows, err := db.Model(&Turn{}).Where("session_id = ? AND position >= ?", sessionID, from).
-			Order("position").Limit(limit).Rows()
+		rows, err := these(db.Model(&Turn{})).Rows()
 		if err != nil {
 			return err
 		}
@@ -40,6 +49,14 @@ func (s *Store) EachTurn(ctx context.Context, sessionID string, from int64, limi
 		return fmt.Errorf("read turns: %w", err)
 	}
 	return nil
+}
+
+// idOrZero is an id that may be asked for: an ill-formed one is that of nothing.
+func idOrZero(id string) string {
+	if !validID(id) {
+		return zeroID
+	}
+	return id
 }
 
 // CountTurns returns how many turns a session has and how many of them have

@@ -2,7 +2,8 @@
 // calls of session and store, and answers in the shapes of package gen. It owns everything that is HTTP: errors, server-sent
 // events, docs, metrics of requests. It must not know sandboxes, SQL or how a session runs.
 //
-// An API has no goroutines of its own and is safe for concurrent use. Streams end when the session service closes.
+// An API is safe for concurrent use. Its only goroutines are those of event streams, which end when the session service closes;
+// Wait waits for them.
 package api
 
 import (
@@ -35,7 +36,7 @@ type Options struct {
 	BusyTimeout    time.Duration         // for a large body to find room; 0: 10 s
 	BodyRoom       int64                 // bytes of larger bodies that are worked on at once; 0: 32 MiB
 	AnswerTimeout  time.Duration         // for reading an answer; 0: 2 min
-	StreamTimeout  time.Duration         // of one write to an event stream; 0: 30 s
+	StreamTimeout  time.Duration         // of one write to an event stream or a terminal; 0: 30 s
 	Logger         *slog.Logger          // nil: none
 	Metrics        prometheus.Registerer // nil: none
 }
@@ -47,6 +48,7 @@ type API struct {
 	sessions
 	messages
 	events
+	terminals
 	health
 	description
 	handler http.Handler
@@ -61,12 +63,13 @@ func New(o Options) (*API, error) {
 	}
 	o.defaults()
 	a := &API{
-		agents:   agents{store: o.Store, sessions: o.Sessions, log: o.Logger, cache: &agentCache{}},
-		skills:   skills{store: o.Store},
-		sessions: sessions{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
-		messages: messages{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
-		events:   events{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
-		health: health{store: o.Store, closing: o.Sessions.Closing(), version: o.Version, gateway: o.Gateway,
+		agents:    agents{store: o.Store, sessions: o.Sessions, log: o.Logger, cache: &agentCache{}},
+		skills:    skills{store: o.Store},
+		sessions:  sessions{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
+		messages:  messages{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout},
+		events:    events{store: o.Store, sessions: o.Sessions, writeTimeout: o.StreamTimeout, open: &subscriptions{}},
+		terminals: terminals{sessions: o.Sessions, origins: o.Origins, timeout: o.StreamTimeout},
+		health: health{store: o.Store, sessions: o.Sessions, closing: o.Sessions.Closing(), version: o.Version, gateway: o.Gateway,
 			leading: o.Leading},
 	}
 	table, err := operations(rules{schemes: o.RepoURLSchemes}.byOperation())
@@ -121,6 +124,10 @@ func (o *Options) defaults() {
 // Handler serves the API, its docs and the health checks.
 func (a *API) Handler() http.Handler { return a.handler }
 
+// Wait waits for the event streams, which are no business of an http.Server's Shutdown: they end when the session service closes,
+// and within StreamTimeout. It is called when no request can come any more; its error is ctx's.
+func (a *API) Wait(ctx context.Context) error { return a.open.wait(ctx) }
+
 // router puts the middleware in its order: what is known of a request grows from the outside in, and nothing of a body is read
 // before the caller is known.
 func (a *API) router(o Options, table map[string]*operation, docs *docs, m *metrics) http.Handler {
@@ -134,12 +141,12 @@ func (a *API) router(o Options, table map[string]*operation, docs *docs, m *metr
 		observe(o.Logger, m, table),
 		securityHeaders,
 		cors(o.Origins),
-		authenticate(o.MasterKey, table),
+		authenticate(o.MasterKey, o.Sessions.AcceptsTerminalToken, table),
 		refuseOptions,
 		newShares(o.BodyRoom, o.BusyTimeout).admit,
 		validate(o.Store, table, o.BodyTimeout),
 	)
-	gen.RegisterHandlers(e, gen.NewStrictHandler(a, nil))
+	gen.RegisterHandlers(e, gen.NewStrictHandler(a, []gen.StrictMiddlewareFunc{withRequest}))
 	docs.register(e, table)
 	return e
 }
@@ -147,11 +154,3 @@ func (a *API) router(o Options, table map[string]*operation, docs *docs, m *metr
 type discard struct{}
 
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
-
-type requestIDKey struct{}
-
-// requestID is the id of the request that ctx belongs to.
-func requestID(ctx context.Context) string {
-	id, _ := ctx.Value(requestIDKey{}).(string)
-	return id
-}

@@ -46,7 +46,7 @@ type server struct {
 }
 
 // serve is the API over SQLite, for what does not depend on the database.
-func serve(t *testing.T, change ...func(*api.Options, *session.Options)) *server {
+func serve(t testing.TB, change ...func(*api.Options, *session.Options)) *server {
 	t.Helper()
 	return serveOn(t, storetest.Open(t, storetest.KindSQLite), change...)
 }
@@ -57,7 +57,7 @@ func onEach(t *testing.T, fn func(t *testing.T, s *server)) {
 	storetest.Each(t, func(t *testing.T, st *store.Store) { fn(t, serveOn(t, st)) })
 }
 
-func serveOn(t *testing.T, st *store.Store, change ...func(*api.Options, *session.Options)) *server {
+func serveOn(t testing.TB, st *store.Store, change ...func(*api.Options, *session.Options)) *server {
 	t.Helper()
 	s := &server{store: st, settings: &settings{env: map[string]map[string]string{}}, logs: &logs{}, metrics: prometheus.NewRegistry()}
 	log := slog.New(slog.NewJSONHandler(s.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -80,6 +80,11 @@ func serveOn(t *testing.T, st *store.Store, change ...func(*api.Options, *sessio
 	hs := httptest.NewUnstartedServer(nil)
 	hs.Config = api.NewServer(a.Handler())
 	hs.Start()
+	t.Cleanup(func() {
+		if err := a.Wait(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
 	t.Cleanup(hs.Close)
 	// Streams end before the server waits for its connections.
 	t.Cleanup(s.close)

@@ -54,6 +54,7 @@ func diagnosedSandbox(d *session.Diagnosis) nullable.Nullable[gen.DiagnosedSandb
 		ID: string(d.Sandbox.ID), State: string(d.Sandbox.State), Detail: textOrNull(d.Sandbox.Detail), Reason: textOrNull(d.Sandbox.Reason),
 		ExitCode: nullable.NewNullNullable[int32](), CreatedAt: nullable.NewNullNullable[string](),
 	}
+	describe(&s, d)
 	if code := d.Sandbox.ExitCode; code != nil {
 		s.ExitCode.Set(int32(*code))
 	}
@@ -61,6 +62,35 @@ func diagnosedSandbox(d *session.Diagnosis) nullable.Nullable[gen.DiagnosedSandb
 		s.CreatedAt.Set(session.FormatTime(d.Sandbox.CreatedAt))
 	}
 	return nullable.NewNullableWithValue(s)
+}
+
+// describe adds what only some runtimes know.
+func describe(s *gen.DiagnosedSandbox, diagnosis *session.Diagnosis) {
+	d := diagnosis.Details
+	s.Node = textOrNull(d.Node)
+	s.Conditions = make([]gen.SandboxCondition, len(d.Conditions))
+	for i, c := range d.Conditions {
+		s.Conditions[i] = gen.SandboxCondition{
+			Type: c.Type, Status: c.Status, Reason: textOrNull(c.Reason), Message: textOrNull(c.Message), ChangedAt: nullable.NewNullNullable[string](),
+		}
+		if !c.ChangedAt.IsZero() {
+			s.Conditions[i].ChangedAt.Set(session.FormatTime(c.ChangedAt))
+		}
+	}
+	s.Containers = make([]gen.SandboxContainer, len(d.Containers))
+	for i, c := range d.Containers {
+		s.Containers[i] = gen.SandboxContainer{
+			Name: c.Name, Image: c.Image, State: c.State, Reason: textOrNull(c.Reason), Message: textOrNull(c.Message),
+			ExitCode: nullable.NewNullNullable[int32](),
+		}
+		if c.ExitCode != nil {
+			s.Containers[i].ExitCode.Set(int32(*c.ExitCode))
+		}
+	}
+	s.Events = make([]gen.SandboxEvent, len(d.Events))
+	for i, e := range d.Events {
+		s.Events[i] = gen.SandboxEvent{Time: session.FormatTime(e.At), Type: e.Type, Reason: e.Reason, Message: e.Message, Count: int32(e.Count)}
+	}
 }
 
 func diagnosedHarness(p *session.Probe) nullable.Nullable[gen.HarnessProbe] {

@@ -180,6 +180,88 @@ func TestADiagnosisOfASessionThatWorks(t *testing.T) {
 	})
 }
 
+// pod is a box of a runtime that knows more, on a cluster.
+type pod struct {
+	*box
+	details sandbox.Description
+	told    error
+	report  sandbox.Report
+}
+
+func (p pod) Describe(context.Context, sandbox.ID) (sandbox.Description, error) {
+	return p.details, p.told
+}
+
+func (p pod) Check(context.Context) sandbox.Report { return p.report }
+
+func TestADiagnosisHoldsWhatTheClusterSays(t *testing.T) {
+	t.Parallel()
+	at, code := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC), 137
+	p := pod{
+		box: &box{status: sandbox.Status{ID: boxID, State: sandbox.Exited, Cause: sandbox.CauseOutOfMemory, Reason: "it was killed"}},
+		details: sandbox.Description{
+			Node: "n1", Conditions: []sandbox.Condition{{Type: "Ready", Status: "False", Reason: "ContainersNotReady", Message: "token s3cret-value", ChangedAt: at}, {Type: "x"}},
+			Containers: []sandbox.Container{{Name: "harness", Image: "i:1", State: "terminated", Reason: "OOMKilled", Message: "with s3cret-value", ExitCode: &code}},
+			Events:     []sandbox.Event{{At: at, Type: "Warning", Reason: "BackOff", Message: "s3cret-value", Count: 3}},
+		},
+		told: errors.New("10.0.0.1 does not answer"),
+	}
+	s, id := serveBox(t, storetest.Open(t, storetest.KindSQLite), p.box, `{"model":"m","env_vars":{"TOKEN":"s3cret-value"}}`, `{}`,
+		func(o *session.Options) { o.Runtime = p })
+	d := s.diagnose(t, id)
+	box := d.Sandbox.MustGet()
+	if box.Node.MustGet() != "n1" || len(box.Conditions) != 2 || !box.Conditions[0].ChangedAt.MustGet().Equal(at) ||
+		!box.Conditions[1].ChangedAt.IsNull() || len(box.Containers) != 1 || box.Containers[0].ExitCode.MustGet() != 137 ||
+		len(box.Events) != 1 || box.Events[0].Count != 3 || !box.Events[0].Time.Equal(at) {
+		t.Errorf("sandbox = %+v", box)
+	}
+	text, err := json.Marshal(d)
+	if err != nil || strings.Contains(string(text), "s3cret-value") || strings.Contains(string(text), "10.0.0.1") {
+		t.Errorf("a secret or an address is in %s", text)
+	}
+	if !slices.Contains(codes(d), "out_of_memory") || !slices.Contains(codes(d), "sandbox_lost") {
+		t.Errorf("issues = %v", codes(d))
+	}
+	if !slices.ContainsFunc(d.Missing, func(m client.MissingPart) bool { return m.Part == "sandbox.events" }) {
+		t.Errorf("missing = %v", d.Missing)
+	}
+}
+
+func TestTheHealthOfTheClusterIsThatOfItsChecks(t *testing.T) {
+	t.Parallel()
+	st := storetest.Open(t, storetest.KindSQLite)
+	report := sandbox.Report{Namespace: "boxes", Version: "v1", Checks: []sandbox.Check{{Name: "api_server"}, {Name: "watch"}}}
+	for name, c := range map[string]struct {
+		runtime sandbox.Runtime
+		status  int
+		says    string
+	}{
+		"local": {&box{}, http.StatusOK, "not used"},
+		"well":  {pod{report: report}, http.StatusOK, "ok"},
+		"ill": {pod{report: sandbox.Report{Checks: []sandbox.Check{{Name: "api_server", Fault: "it does not answer"}, {Name: "watch"}}}},
+			http.StatusServiceUnavailable, "failing"},
+	} {
+		s := serveOn(t, st, func(_ *api.Options, o *session.Options) { o.Runtime = c.runtime })
+		resp, err := s.client.GetClusterHealthWithResponse(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := resp.JSON200
+		if c.status != http.StatusOK {
+			answer = resp.JSON503
+		}
+		if resp.StatusCode() != c.status || answer == nil || answer.Status != c.says {
+			t.Fatalf("%s: %d %s", name, resp.StatusCode(), resp.Body)
+		}
+		if name == "well" && (answer.Version.MustGet() != "v1" || answer.Namespace.MustGet() != "boxes" || answer.Checks[1].Status != "ok") {
+			t.Errorf("%+v", answer)
+		}
+		if name == "ill" && (answer.Checks[0].Message.MustGet() != "it does not answer" || answer.Checks[0].Status != "failed" || answer.Checks[1].Status != "ok") {
+			t.Errorf("%+v", answer)
+		}
+	}
+}
+
 func TestWhatIsWrongWithASessionIsFound(t *testing.T) {
 	t.Parallel()
 	st := storetest.Open(t, storetest.KindSQLite)

@@ -41,6 +41,10 @@ const (
 	codeCapacity           = "too_many_sessions"
 	codeRate               = "session_rate_exceeded"
 	codeNoSandbox          = "sandbox_not_found"
+	codeNoTerminal         = "harness_has_no_terminal"
+	codeUnreachable        = "sandbox_not_answering"
+	codeOrigin             = "origin_not_allowed"
+	codeUpgrade            = "upgrade_required"
 	codeShuttingDown       = "shutting_down"
 	codeInternal           = "internal"
 )
@@ -120,6 +124,10 @@ var refusals = []struct {
 	{session.ErrRestart, problem{status: http.StatusConflict, code: codeNotRestartable, text: session.ErrRestart.Error()}},
 	{session.ErrExpired, problem{status: http.StatusConflict, code: codeExpired, text: session.ErrExpired.Error()}},
 	{session.ErrNoSandbox, problem{status: http.StatusNotFound, code: codeNoSandbox, text: session.ErrNoSandbox.Error()}},
+	{session.ErrNoTerminal, problem{status: http.StatusConflict, code: codeNoTerminal, text: session.ErrNoTerminal.Error()}},
+	{session.ErrNotReady, problem{status: http.StatusConflict, code: codeSessionNotReady, text: session.ErrNotReady.Error()}},
+	{session.ErrNotWoken, problem{status: http.StatusConflict, code: codeSessionNotReady, text: session.ErrNotWoken.Error()}},
+	{session.ErrUnreachable, problem{status: http.StatusServiceUnavailable, code: codeUnreachable, text: session.ErrUnreachable.Error(), retryAfter: 1}},
 	{session.ErrCapacity, problem{status: http.StatusServiceUnavailable, code: codeCapacity, text: session.ErrCapacity.Error(), retryAfter: 10}},
 	{session.ErrRate, problem{status: http.StatusTooManyRequests, code: codeRate, text: session.ErrRate.Error()}},
 	{session.ErrClosing, problem{status: http.StatusServiceUnavailable, code: codeShuttingDown, text: session.ErrClosing.Error(), retryAfter: 1}},
@@ -166,6 +174,9 @@ func writeError(c echo.Context, err error) *problem {
 	switch p.status {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", "Bearer")
+	case http.StatusUpgradeRequired:
+		h.Set("Connection", "Upgrade")
+		h.Set("Upgrade", "websocket")
 	case http.StatusMethodNotAllowed:
 		h.Set("Allow", strings.TrimPrefix(h.Get("Allow"), http.MethodOptions+", "))
 	}

@@ -18,18 +18,17 @@ const (
 	contentTypeSSE    = "text/event-stream"
 	defaultEventLimit = 200
 	maxEventLimit     = 1000
+	maxPageBytes      = 4 << 20 // a page that has reached this ends, so that a thousand large events do not fill the memory
 )
 
 type events struct {
 	store        *store.Store
 	sessions     *session.Service
 	writeTimeout time.Duration // of one write to a reader; one that is slower is dropped and can resume
+	open         *subscriptions
 }
 
 func (h events) StreamEvents(ctx context.Context, r gen.StreamEventsRequestObject) (gen.StreamEventsResponseObject, error) {
-	if _, err := h.store.GetSession(ctx, r.SessionID); err != nil {
-		return nil, orNotFound(err, sessionNotFound(r.SessionID))
-	}
 	var after int64
 	if r.Params.After != nil {
 		after = *r.Params.After
@@ -38,9 +37,11 @@ func (h events) StreamEvents(ctx context.Context, r gen.StreamEventsRequestObjec
 		after = *r.Params.LastEventID
 	}
 	if r.Params.Follow == nil || *r.Params.Follow {
-		return stream{timeout: h.writeTimeout, ctx: ctx, follow: func(emit func([]session.Frame) error) error {
-			return h.sessions.Follow(ctx, r.SessionID, after, emit)
-		}}, nil
+		feed, err := h.sessions.Subscribe(ctx, r.SessionID, after)
+		if err != nil {
+			return nil, orNotFound(err, sessionNotFound(r.SessionID))
+		}
+		return subscription{ctx: ctx, feed: feed, timeout: h.writeTimeout, all: h.open}, nil
 	}
 	limit := defaultEventLimit
 	if r.Params.Limit != nil {
@@ -50,11 +51,14 @@ func (h events) StreamEvents(ctx context.Context, r gen.StreamEventsRequestObjec
 }
 
 func (h events) page(ctx context.Context, sessionID string, after int64, limit int) (gen.StreamEventsResponseObject, error) {
-	list, err := h.store.Events(ctx, sessionID, after, limit+1)
+	if _, err := h.store.GetSession(ctx, sessionID); err != nil {
+		return nil, orNotFound(err, sessionNotFound(sessionID))
+	}
+	list, more, err := h.store.EventsWithin(ctx, sessionID, after, limit+1, maxPageBytes)
 	if err != nil {
 		return nil, err
 	}
-	p := eventPage{NextAfter: after, HasMore: len(list) > limit, Data: make([]json.RawMessage, 0, limit)}
+	p := eventPage{NextAfter: after, HasMore: more, Data: make([]json.RawMessage, 0, min(len(list), limit))}
 	for _, e := range list[:min(len(list), limit)] {
 		p.Data, p.NextAfter = append(p.Data, session.EncodeEvent(e)), e.Seq
 	}
@@ -79,27 +83,26 @@ func (p eventPage) VisitStreamEventsResponse(w http.ResponseWriter) error {
 	return err
 }
 
-// stream is events as server-sent events, for as long as there are any, the client reads and the server runs. The response owns
-// the request's context, for it is written after the handler has returned.
+// stream is the events of a turn as server-sent events, for as long as there are any, the client reads and the server runs. The
+// response owns the request's context, for it is written after the handler has returned.
 type stream struct {
 	ctx     context.Context
 	timeout time.Duration // of one write
 	follow  func(emit func([]session.Frame) error) error
 }
 
-// VisitStreamEventsResponse writes the stream.
-func (s stream) VisitStreamEventsResponse(w http.ResponseWriter) error { return s.write(w) }
-
-// VisitStreamMessageResponse writes the stream.
-func (s stream) VisitStreamMessageResponse(w http.ResponseWriter) error { return s.write(w) }
-
-// write writes events until the reader or the server goes. Neither is a fault.
-func (s stream) write(w http.ResponseWriter) error {
+// begin writes the head of an event stream.
+func begin(w http.ResponseWriter) {
 	h := w.Header()
 	h.Set("Content-Type", contentTypeSSE)
 	h.Set("Cache-Control", "no-store")
 	h.Set("X-Accel-Buffering", "no")
 	w.WriteHeader(http.StatusOK)
+}
+
+// VisitStreamMessageResponse writes events until the turn ends, or the reader or the server goes. None is a fault.
+func (s stream) VisitStreamMessageResponse(w http.ResponseWriter) error {
+	begin(w)
 	out := &eventWriter{w: w, rc: http.NewResponseController(w), timeout: s.timeout}
 	if out.write(nil) != nil {
 		return nil

@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -17,6 +18,7 @@ import (
 	"github.com/litellm-agent-platform/lap/server/api/apitest"
 	"github.com/litellm-agent-platform/lap/server/session"
 	"github.com/litellm-agent-platform/lap/store"
+	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
 // emit appends events to a session, as the controller does.
@@ -158,21 +160,14 @@ func TestAStreamOfAnEndedSessionStaysOpenAndEndsWithTheServer(t *testing.T) {
 	}
 }
 
-func TestAConnectionOutlivesItsStream(t *testing.T) {
+func TestAConnectionOutlivesTheStreamOfAMessage(t *testing.T) {
 	t.Parallel()
 	s := serve(t)
 	sess := s.newSession(t)
-	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
+	conn := s.dial(t)
 	in := bufio.NewReader(conn)
-	ask := func(path string) *http.Response {
-		if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\n\r\n", path, masterKey); err != nil {
+	ask := func(request string) *http.Response {
+		if _, err := fmt.Fprintf(conn, "%s", request); err != nil {
 			t.Fatal(err)
 		}
 		resp, err := http.ReadResponse(in, nil)
@@ -181,7 +176,8 @@ func TestAConnectionOutlivesItsStream(t *testing.T) {
 		}
 		return resp
 	}
-	stream := ask(sessionPath(sess.ID) + "/events")
+	head := "Host: x\r\nAuthorization: Bearer " + masterKey + "\r\nContent-Type: application/json\r\nContent-Length: "
+	stream := ask("POST " + sessionPath(sess.ID) + "/message_stream HTTP/1.1\r\n" + head + "12\r\n\r\n" + `{"text":"x"}`)
 	if _, err := apitest.ReadEvents(t.Context(), stream.Body, until(1)); err != nil {
 		t.Fatal(err)
 	}
@@ -189,9 +185,114 @@ func TestAConnectionOutlivesItsStream(t *testing.T) {
 	if _, err := io.Copy(io.Discard, stream.Body); err != nil {
 		t.Fatal(err)
 	}
-	if resp := ask("/healthz"); resp.StatusCode != 200 {
+	if resp := ask("GET /healthz HTTP/1.1\r\n" + head + "0\r\n\r\n"); resp.StatusCode != 200 {
 		t.Errorf("health: %d", resp.StatusCode)
 	}
+}
+
+// dial connects to the server for a test that speaks HTTP itself.
+func (s *server) dial(t *testing.T) net.Conn {
+	t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(s.url, "http://"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if err := conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+func TestAnEventStreamIsWellFormedForEveryVersionOfHTTP(t *testing.T) {
+	t.Parallel()
+	for version, encoding := range map[string]string{"1.0": "", "1.1": "chunked"} {
+		t.Run(version, func(t *testing.T) {
+			t.Parallel()
+			s := serve(t, func(o *api.Options, _ *session.Options) { o.Origins = []string{"https://console.example.com"} })
+			sess := s.newSession(t)
+			s.emit(t, sess.ID, "stored", "too")
+			conn := s.dial(t)
+			_, err := fmt.Fprintf(conn, "GET %s/events HTTP/%s\r\nHost: x\r\nAuthorization: Bearer %s\r\nOrigin: https://console.example.com\r\n\r\n",
+				sessionPath(sess.ID), version, masterKey)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Join(resp.TransferEncoding, " "); got != encoding || !resp.Close || resp.ContentLength != -1 {
+				t.Errorf("transfer encoding %q, close %v, length %d", got, resp.Close, resp.ContentLength)
+			}
+			for header, want := range map[string]string{
+				"Content-Type": "text/event-stream", "Access-Control-Allow-Origin": "https://console.example.com", "X-Content-Type-Options": "nosniff",
+			} {
+				if got := resp.Header.Get(header); got != want {
+					t.Errorf("%s: %q", header, got)
+				}
+			}
+			stored, err := apitest.ReadEvents(t.Context(), resp.Body, until(3))
+			if err != nil || words(stored[1:]) != "stored too" {
+				t.Fatalf("stored %+v, %v", stored, err)
+			}
+			s.emit(t, sess.ID, "live") // one, encoded for all
+			s.emit(t, sess.ID, "two", "at once")
+			live, err := apitest.ReadEvents(t.Context(), resp.Body, until(3))
+			if err != nil || words(live) != "live two at once" {
+				t.Fatalf("live %+v, %v", live, err)
+			}
+			s.close()
+			rest, err := io.ReadAll(resp.Body)
+			if err != nil || strings.Trim(string(rest), ":\n") != "" {
+				t.Errorf("it ends with %q, %v", rest, err)
+			}
+		})
+	}
+}
+
+func TestAStreamThatIsCutByAFaultDoesNotLookWhole(t *testing.T) {
+	t.Parallel()
+	options := storetest.Options(t, storetest.KindSQLite)
+	s := serveOn(t, storetest.OpenWith(t, options))
+	sess := s.newSession(t)
+	for range 3 {
+		s.emit(t, sess.ID, strings.Repeat("x", 4<<20)) // more than the connection holds: the store is needed again later
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	resp := s.follow(ctx, t, sessionPath(sess.ID)+"/events")
+	if _, err := apitest.ReadEvents(ctx, resp.Body, until(1)); err != nil {
+		t.Fatal(err)
+	}
+	storetest.Exec(t, options, "ALTER TABLE events RENAME TO gone")
+	if _, err := io.Copy(io.Discard, resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the stream ended with %v", err)
+	}
+	eventually(t, "the end to be logged", func() bool {
+		return inFlight(t, s.metrics) == 0 && strings.Contains(s.logs.String(), `"request failed"`)
+	})
+}
+
+func TestManyStreamsComeAndGoAndNoneIsLeft(t *testing.T) {
+	t.Parallel()
+	s := serve(t)
+	sess := s.newSession(t)
+	var all sync.WaitGroup
+	for i := range 40 {
+		all.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			resp := s.follow(ctx, t, sessionPath(sess.ID)+"/events")
+			if _, err := apitest.ReadEvents(ctx, resp.Body, until(1+i%3)); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	s.emit(t, sess.ID, "one")
+	s.emit(t, sess.ID, "two")
+	all.Wait()
+	eventually(t, "all streams have ended", func() bool { return inFlight(t, s.metrics) == 0 })
 }
 
 func TestAStreamEndsWithItsClient(t *testing.T) {
@@ -231,4 +332,34 @@ func TestAReaderThatStopsReadingIsDropped(t *testing.T) {
 	if log := s.logs.String(); strings.Contains(log, `"level":"ERROR"`) {
 		t.Errorf("log: %s", log)
 	}
+}
+
+func TestAPageOfLargeEventsEndsEarlyAndNothingIsLeftOut(t *testing.T) {
+	t.Parallel()
+	onEach(t, func(t *testing.T, s *server) {
+		sess := s.newSession(t)
+		for i := range 6 {
+			s.emit(t, sess.ID, fmt.Sprint(i, strings.Repeat("x", 1<<20)))
+		}
+		var got []string
+		limit, follow, after, pages := 1000, false, int64(0), 0
+		for more := true; more && pages < 10; pages++ {
+			r, err := s.client.StreamEventsWithResponse(t.Context(), sess.ID, &client.StreamEventsParams{Limit: &limit, Follow: &follow, After: &after})
+			if err != nil || r.JSON200 == nil {
+				t.Fatalf("%v, %s", err, r.Status())
+			}
+			if len(r.Body) > 6<<20 {
+				t.Errorf("a page of %d bytes", len(r.Body))
+			}
+			for _, e := range r.JSON200.Data {
+				if text, ok := e.Data["text"].(string); ok {
+					got = append(got, text[:1])
+				}
+			}
+			after, more = r.JSON200.NextAfter, r.JSON200.HasMore
+		}
+		if all := strings.Join(got, ""); all != "012345" || pages != 2 {
+			t.Errorf("events %s on %d pages", all, pages)
+		}
+	})
 }

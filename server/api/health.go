@@ -4,7 +4,10 @@ import (
 	"context"
 	"time"
 
+	"github.com/oapi-codegen/nullable"
+
 	"github.com/litellm-agent-platform/lap/gen"
+	"github.com/litellm-agent-platform/lap/server/session"
 	"github.com/litellm-agent-platform/lap/store"
 )
 
@@ -12,6 +15,7 @@ const pingTimeout = 2 * time.Second
 
 type health struct {
 	store            *store.Store
+	sessions         *session.Service
 	closing          <-chan struct{}
 	version, gateway string
 	leading          func() bool
@@ -40,4 +44,28 @@ func (h health) GetReadiness(ctx context.Context, _ gen.GetReadinessRequestObjec
 		return gen.GetReadiness503JSONResponse(r), nil
 	}
 	return gen.GetReadiness200JSONResponse(r), nil
+}
+
+func (h health) GetClusterHealth(ctx context.Context, _ gen.GetClusterHealthRequestObject) (gen.GetClusterHealthResponseObject, error) {
+	answer := gen.ClusterHealth{
+		Status: "not used", Checks: []gen.ClusterCheck{}, Namespace: nullable.NewNullNullable[string](), Version: nullable.NewNullNullable[string](),
+	}
+	begun := time.Now()
+	report, ok := h.sessions.CheckRuntime(ctx)
+	if !ok {
+		return gen.GetClusterHealth200JSONResponse(answer), nil
+	}
+	answer.Status, answer.LatencyMs = "ok", time.Since(begun).Milliseconds()
+	answer.Namespace, answer.Version = textOrNull(report.Namespace), textOrNull(report.Version)
+	for _, c := range report.Checks {
+		check := gen.ClusterCheck{Name: c.Name, Status: "ok", Message: textOrNull(c.Fault)}
+		if c.Fault != "" {
+			check.Status, answer.Status = "failed", "failing"
+		}
+		answer.Checks = append(answer.Checks, check)
+	}
+	if answer.Status != "ok" {
+		return gen.GetClusterHealth503JSONResponse(answer), nil
+	}
+	return gen.GetClusterHealth200JSONResponse(answer), nil
 }

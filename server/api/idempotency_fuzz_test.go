@@ -10,6 +10,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/server/api"
+	"github.com/litellm-agent-platform/lap/server/contract"
 	"github.com/litellm-agent-platform/lap/server/session"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
@@ -61,7 +62,7 @@ func FuzzIdempotencyKeysRememberAnswers(f *testing.F) {
 				}
 			case replayed || w.Code == http.StatusUnprocessableEntity || w.Code == http.StatusInternalServerError:
 				t.Fatalf("%v %s: %d %s", k, body, w.Code, w.Body)
-			case stored(w.Code):
+			case contract.Stored(w.Code):
 				memory[k], sent[k] = w, body
 			}
 		}

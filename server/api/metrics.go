@@ -37,7 +37,8 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	return m, errors.Join(r.Register(m.requests), r.Register(m.duration), r.Register(m.inFlight))
 }
 
-func (m *metrics) observe(c echo.Context, op *operation, status int, took time.Duration) {
+// counter returns what counts a request when its answer has ended.
+func (m *metrics) counter(c echo.Context, op *operation, status int) func(took time.Duration) {
 	method, route := c.Request().Method, "unmatched"
 	if !slices.Contains(methods, method) {
 		method = "other"
@@ -45,8 +46,11 @@ func (m *metrics) observe(c echo.Context, op *operation, status int, took time.D
 	if op != nil {
 		route = op.path
 	}
-	m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
-	if !strings.HasPrefix(c.Response().Header().Get("Content-Type"), contentTypeSSE) {
-		m.duration.WithLabelValues(method, route).Observe(took.Seconds())
+	endless := strings.HasPrefix(c.Response().Header().Get("Content-Type"), contentTypeSSE)
+	return func(took time.Duration) {
+		m.requests.WithLabelValues(method, route, strconv.Itoa(status)).Inc()
+		if !endless {
+			m.duration.WithLabelValues(method, route).Observe(took.Seconds())
+		}
 	}
 }

@@ -23,38 +23,58 @@ const headerRequestID = "X-Request-Id"
 func observe(log *slog.Logger, m *metrics, table map[string]*operation) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
-			start := time.Now()
-			id := c.Request().Header.Get(headerRequestID)
-			if !isToken(id, 128) {
-				id = uuid.Must(uuid.NewV7()).String()
+			r := &run{began: time.Now(), id: c.Request().Header.Get(headerRequestID), chunked: c.Request().ProtoAtLeast(1, 1)}
+			if !isToken(r.id, 128) {
+				r.id = uuid.Must(uuid.NewV7()).String()
 			}
-			c.Response().Header().Set(headerRequestID, id)
-			c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), requestIDKey{}, id)))
+			c.Response().Header().Set(headerRequestID, r.id)
+			c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), runKey{}, r)))
 			m.inFlight.Inc()
-			defer m.inFlight.Dec()
+			defer func() {
+				if r.later == nil {
+					m.inFlight.Dec()
+				}
+			}()
 
 			status, cut := 0, false
-			if err := safely(next, c); err != nil {
+			err := safely(next, c)
+			if err != nil {
 				cut = c.Response().Committed
 				p := writeError(c, err)
 				status = p.status
-				logFault(log, id, p, err)
+				logFault(log, r.id, p, err)
 			}
 			if status == 0 || c.Response().Committed {
 				status = c.Response().Status
 			}
-			op := find(table, c)
-			m.observe(c, op, status, time.Since(start))
-			log.LogAttrs(c.Request().Context(), levelOf(op), "request handled",
-				slog.String("method", c.Request().Method), slog.String("path", shorten(c.Request().URL.Path, 256)),
-				slog.Int("status", status), slog.Float64("duration_ms", float64(time.Since(start).Microseconds())/1000),
-				slog.String("request_id", id))
+			conclude := conclusion(log, m, r, c, find(table, c), status)
+			if r.later != nil {
+				r.later <- func(fault error) { m.inFlight.Dec(); conclude(fault) }
+				return nil
+			}
+			conclude(nil)
 			if cut || status == statusClientGone {
 				// Without this, a client would read part of an answer as the whole, or an empty success.
 				panic(http.ErrAbortHandler)
 			}
 			return nil
 		}
+	}
+}
+
+// conclusion counts and logs a request when its answer has ended. It holds nothing of the request.
+func conclusion(log *slog.Logger, m *metrics, r *run, c echo.Context, op *operation, status int) func(fault error) {
+	count, method, path := m.counter(c, op, status), c.Request().Method, shorten(c.Request().URL.Path, 256)
+	return func(fault error) {
+		if fault != nil {
+			logFault(log, r.id, toProblem(fault), fault)
+		}
+		took := time.Since(r.began)
+		count(took)
+		log.LogAttrs(context.Background(), levelOf(op), "request handled",
+			slog.String("method", method), slog.String("path", path),
+			slog.Int("status", status), slog.Float64("duration_ms", float64(took.Microseconds())/1000),
+			slog.String("request_id", r.id))
 	}
 }
 
@@ -148,9 +168,12 @@ func cors(origins []string) echo.MiddlewareFunc {
 	}
 }
 
-// authenticate lets the holder of the master key pass, and everybody to operations that say so. Paths under /api/ that do not
-// exist need the key too.
-func authenticate(masterKey string, table map[string]*operation) echo.MiddlewareFunc {
+// accepts tells whether a token is for the terminal of a session.
+type accepts func(token, sessionID string, now time.Time) bool
+
+// authenticate lets the holder of the master key pass, everybody to operations that say so, and to a terminal the holder of its
+// token. Paths under /api/ that do not exist need the key too.
+func authenticate(masterKey string, terminal accepts, table map[string]*operation) echo.MiddlewareFunc {
 	want := sha256.Sum256([]byte(masterKey))
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
@@ -160,7 +183,11 @@ func authenticate(masterKey string, table map[string]*operation) echo.Middleware
 				path := c.Request().URL.Path
 				anonymous = path != "/api" && !strings.HasPrefix(path, "/api/")
 			}
-			if anonymous || holdsKey(c.Request(), want) {
+			allowed := anonymous || holdsKey(c.Request(), want)
+			if op != nil && op.id == opTerminal {
+				allowed = mayAttach(c.Request(), c.Param("session_id"), want, terminal)
+			}
+			if allowed {
 				return next(c)
 			}
 			return &problem{status: http.StatusUnauthorized, code: codeUnauthorized, text: "unauthorized", unread: true}
@@ -169,13 +196,38 @@ func authenticate(masterKey string, table map[string]*operation) echo.Middleware
 }
 
 func holdsKey(r *http.Request, want [sha256.Size]byte) bool {
+	token, ok := bearer(r)
+	return ok && isKey(token, want)
+}
+
+// bearer is the one bearer token of a request.
+func bearer(r *http.Request) (string, bool) {
 	values := r.Header.Values("Authorization")
 	if len(values) != 1 {
-		return false
+		return "", false
 	}
 	scheme, token, _ := strings.Cut(values[0], " ")
-	got := sha256.Sum256([]byte(strings.TrimLeft(token, " ")))
-	return strings.EqualFold(scheme, "Bearer") && subtle.ConstantTimeCompare(got[:], want[:]) == 1
+	return strings.TrimLeft(token, " "), strings.EqualFold(scheme, "Bearer")
+}
+
+func isKey(token string, want [sha256.Size]byte) bool {
+	got := sha256.Sum256([]byte(token))
+	return subtle.ConstantTimeCompare(got[:], want[:]) == 1
+}
+
+// mayAttach tells whether a request may have the terminal of a session. It needs one credential, and all that it shows must be
+// right; the key in a URL never is.
+func mayAttach(r *http.Request, sessionID string, want [sha256.Size]byte, terminal accepts) bool {
+	now := time.Now()
+	inURL := r.URL.Query()["token"]
+	if len(inURL) > 1 || len(inURL) == 1 && !terminal(inURL[0], sessionID, now) {
+		return false
+	}
+	if len(inURL) == 1 && len(r.Header.Values("Authorization")) == 0 {
+		return true
+	}
+	token, ok := bearer(r)
+	return ok && (isKey(token, want) || terminal(token, sessionID, now))
 }
 
 // refuseOptions treats OPTIONS like any method that a path does not have.

@@ -3,15 +3,12 @@ package api_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"os"
-	"regexp"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -21,6 +18,7 @@ import (
 	"github.com/litellm-agent-platform/lap/gen"
 	"github.com/litellm-agent-platform/lap/server/api"
 	"github.com/litellm-agent-platform/lap/server/api/apitest"
+	"github.com/litellm-agent-platform/lap/server/contract"
 	"github.com/litellm-agent-platform/lap/server/session"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
@@ -39,7 +37,7 @@ const (
 // random is a run of random requests.
 type random struct {
 	*server
-	gen    *apitest.Generator
+	gen    *contract.Generator
 	world  *world
 	http   *http.Client
 	faults *faults
@@ -63,10 +61,10 @@ func TestRandomRequestsGetTheAnswersThatTheyMust(t *testing.T) {
 			t.Fatal(err)
 		}
 		n = number(t, randomCount, n)
-		r.gen = apitest.NewGenerator(doc, rand.New(rand.NewPCG(seed, 0)), apitest.GeneratorOptions{
+		r.gen = contract.NewGenerator(doc, rand.New(rand.NewPCG(seed, 0)), contract.GeneratorOptions{
 			Key: masterKey, Marker: marker, Secret: secret, Large: n >= 50_000,
 			// No controller runs here that would end a turn.
-			Ends: func(q *apitest.Request) bool { return q.Operation != "streamMessage" || r.world.refusal(q) != success },
+			Ends: func(q *contract.Request) bool { return q.Operation != "streamMessage" || r.world.refusal(q) != success },
 		})
 		r.faults = &faults{TB: t}
 		r.http = apitest.HTTPClient(r.faults, "")
@@ -119,11 +117,8 @@ func (r *random) next(t *testing.T) bool {
 		t.Fatalf("%s: %v", requestLine(q), err)
 	}
 	r.counts[resp.StatusCode]++
-	wrong := append(r.faults.take(), r.world.check(q, resp, body)...)
-	wrong = append(append(wrong, leaked(q, resp, body)...), checkHeaders(q, resp)...)
-	if resp.StatusCode >= 400 {
-		wrong = append(wrong, checkError(q, resp, body)...)
-	}
+	x := &contract.Exchange{Request: q, Status: resp.StatusCode, Header: resp.Header, Body: body}
+	wrong := append(append(r.faults.take(), r.world.check(x)...), r.gen.Wrong(x)...)
 	if len(wrong) > 0 {
 		t.Errorf("request %d: %s\nits flaws: %+v\nanswered %d %s- %s", r.n, requestLine(q), q.Flaws, resp.StatusCode, cut(body, 2000), strings.Join(wrong, "\n- "))
 	}
@@ -132,7 +127,7 @@ func (r *random) next(t *testing.T) bool {
 	return len(wrong) == 0
 }
 
-func requestLine(q *apitest.Request) string {
+func requestLine(q *contract.Request) string {
 	h := q.Header.Clone()
 	if len(q.Flaws) == 0 || q.Flaws[0].Rule != "key" {
 		h.Del("Authorization")
@@ -141,73 +136,6 @@ func requestLine(q *apitest.Request) string {
 }
 
 func cut(b []byte, n int) []byte { return b[:min(n, len(b))] }
-
-// leaked finds what an answer says and must not.
-func leaked(q *apitest.Request, resp *http.Response, body []byte) (wrong []string) {
-	for name, values := range resp.Header {
-		if strings.Contains(strings.Join(values, ""), marker) && name != "X-Request-Id" {
-			wrong = append(wrong, "header "+name+" holds what was sent")
-		}
-	}
-	if resp.StatusCode >= 400 && bytes.Contains(body, []byte(marker)) {
-		wrong = append(wrong, "the error holds what was sent")
-	}
-	if bytes.Contains(body, []byte(masterKey)) {
-		wrong = append(wrong, "the answer holds the key")
-	}
-	if bytes.Contains(body, []byte(secret)) && !strings.Contains(q.Query["expand"], "env_vars") {
-		wrong = append(wrong, "the answer holds a secret")
-	}
-	return wrong
-}
-
-var requestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,128}$`)
-
-// checkHeaders checks the headers that any answer may have.
-func checkHeaders(q *apitest.Request, resp *http.Response) (wrong []string) {
-	if id := q.Header.Get("X-Request-Id"); requestID.MatchString(id) != (resp.Header.Get("X-Request-Id") == id) {
-		wrong = append(wrong, "want the caller's request id if, and only if, it is sane")
-	}
-	if q.Repeats == nil && resp.Header.Get("Idempotency-Replayed") != "" {
-		wrong = append(wrong, "nothing was replayed")
-	}
-	return wrong
-}
-
-// checkError checks that an error says what is wrong with the request, all of it and nothing else.
-func checkError(q *apitest.Request, resp *http.Response, body []byte) (wrong []string) {
-	var e gen.Error
-	if err := json.Unmarshal(body, &e); err != nil {
-		return []string{err.Error()}
-	}
-	replayed := resp.Header.Get("Idempotency-Replayed") == "true" // then it has the id of the first request
-	if e.Error == "" || e.RequestID != resp.Header.Get("X-Request-Id") && !replayed {
-		wrong = append(wrong, "the error has no sentence or another request's id")
-	}
-	if len(q.Flaws) == 0 || e.Code != q.Flaws[0].Code || resp.StatusCode != http.StatusBadRequest {
-		return wrong
-	}
-	if e.Code == "invalid_json" {
-		if len(e.Details) != 1 {
-			wrong = append(wrong, "there is not one detail")
-		}
-		return wrong
-	}
-	for _, f := range q.Flaws {
-		if !slices.ContainsFunc(e.Details, func(d gen.ErrorDetail) bool { return d.Field == f.Field }) {
-			wrong = append(wrong, fmt.Sprintf("%s at %q is not listed", f.Rule, f.Field))
-		}
-	}
-	for _, d := range e.Details {
-		about := func(f apitest.Flaw) bool {
-			return strings.HasPrefix(d.Field, f.Field) || strings.HasPrefix(f.Field, d.Field)
-		}
-		if d.Message == "" || !slices.ContainsFunc(q.Flaws, about) {
-			wrong = append(wrong, fmt.Sprintf("%q is not wrong", d.Field))
-		}
-	}
-	return wrong
-}
 
 // faults keeps what the checking client finds wrong with an answer.
 type faults struct {

@@ -1,7 +1,6 @@
 package api_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -10,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/litellm-agent-platform/lap/server/api/apitest"
+	"github.com/litellm-agent-platform/lap/server/contract"
 	"github.com/litellm-agent-platform/lap/store"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
@@ -62,7 +61,7 @@ type want struct {
 var success = want{}
 
 // wanted lists the answers that the request may get in this world. There is more than one where rules of equal rank are broken.
-func (w *world) wanted(q *apitest.Request) []want {
+func (w *world) wanted(q *contract.Request) []want {
 	var list []want
 	if len(q.Flaws) > 0 {
 		list = []want{{q.Flaws[0].Status, q.Flaws[0].Code}}
@@ -86,7 +85,7 @@ func (w *world) wanted(q *apitest.Request) []want {
 }
 
 // longPrompt tells whether the prompt may get too long by the skills of a request.
-func (w *world) longPrompt(q *apitest.Request) bool {
+func (w *world) longPrompt(q *contract.Request) bool {
 	sent, _ := q.Value.(map[string]any)
 	prompt, _ := sent["prompt"].(string)
 	content, _ := sent["content"].(string)
@@ -104,7 +103,7 @@ func (w *world) longPrompt(q *apitest.Request) bool {
 }
 
 // refusal is how the state of its object forbids a good request.
-func (w *world) refusal(q *apitest.Request) want {
+func (w *world) refusal(q *contract.Request) want {
 	s := w.sessions[q.IDs["session_id"]]
 	switch q.Operation {
 	case "createSession":
@@ -115,6 +114,14 @@ func (w *world) refusal(q *apitest.Request) want {
 		if s.live || s.deleted || w.agents[s.agent].deleted {
 			return want{http.StatusConflict, "session_not_restartable"}
 		}
+	case "openTerminal":
+		switch {
+		case s.deleted:
+			return want{http.StatusNotFound, "not_found"}
+		case !s.tui():
+			return want{http.StatusConflict, "harness_has_no_terminal"}
+		}
+		return want{http.StatusConflict, "session_not_ready"} // no controller runs
 	case "getSandboxLogs":
 		return want{http.StatusNotFound, "sandbox_not_found"} // no controller runs
 	case "sendMessage", "streamMessage":
@@ -131,10 +138,10 @@ func (w *world) refusal(q *apitest.Request) want {
 }
 
 // check says what is wrong with the status of an answer, and with what it says of the object.
-func (w *world) check(q *apitest.Request, resp *http.Response, body []byte) (wrong []string) {
-	status := resp.StatusCode
-	if first := q.Repeats; first != nil {
-		if done, wrong := checkRepeat(q, first, resp, body); done {
+func (w *world) check(x *contract.Exchange) (wrong []string) {
+	q, status, body := x.Request, x.Status, x.Body
+	if q.Repeats != nil {
+		if done, wrong := contract.CheckRepeat(x); done {
 			return wrong
 		}
 	}
@@ -152,56 +159,6 @@ func (w *world) check(q *apitest.Request, resp *http.Response, body []byte) (wro
 	return nil
 }
 
-// stored tells whether an answer is kept under its Idempotency-Key. What is not JSON is not read, so that it cannot be compared.
-func stored(status int) bool {
-	return status < 500 && !slices.Contains([]int{401, 408, 413, 415, 429}, status)
-}
-
-// checkRepeat checks the answer to a request whose key was used; done is false if it counts as a new request.
-func checkRepeat(q *apitest.Request, first *apitest.Exchange, resp *http.Response, body []byte) (done bool, wrong []string) {
-	if !stored(first.Status) || q.NamesTurn() && first.Status != http.StatusAccepted {
-		return false, nil
-	}
-	same := bytes.Equal(q.Body, first.Request.Body)
-	if q.NamesTurn() {
-		same = reflect.DeepEqual(parts(q.Value), parts(first.Request.Value))
-	}
-	switch {
-	case !same && resp.StatusCode == http.StatusUnprocessableEntity && bytes.Contains(body, []byte("idempotency_key_reused")):
-	case !same && reflect.DeepEqual(q.Value, first.Request.Value) && resp.StatusCode == first.Status:
-	case !same:
-		wrong = append(wrong, "want 422 idempotency_key_reused")
-	case q.NamesTurn():
-		if resp.StatusCode != first.Status || field(body, "id") != field(first.Body, "id") {
-			wrong = append(wrong, "want the same turn")
-		}
-	case resp.StatusCode != first.Status || !bytes.Equal(anonymous(q, body), anonymous(q, first.Body)) || resp.Header.Get("Content-Type") != first.Header.Get("Content-Type") || resp.Header.Get("Etag") != first.Header.Get("Etag"):
-		wrong = append(wrong, fmt.Sprintf("want the first answer, %d %s", first.Status, cut(first.Body, 1000)))
-	case resp.Header.Get("Idempotency-Replayed") != "true":
-		wrong = append(wrong, "want Idempotency-Replayed")
-	}
-	return true, wrong
-}
-
-// anonymous is an answer without what tells a repeat from the first one. That of an abort is not what is stored: it depends on how
-// the turn ended.
-func anonymous(q *apitest.Request, body []byte) []byte {
-	if q.Operation != "abortTurn" {
-		return body
-	}
-	before, _, _ := bytes.Cut(body, []byte(`"request_id"`))
-	return before
-}
-
-// parts is a message in the one form in which messages are compared.
-func parts(v any) any {
-	m, _ := v.(map[string]any)
-	if text, ok := m["text"].(string); ok {
-		return []any{map[string]any{"type": "text", "text": text}}
-	}
-	return m["parts"]
-}
-
 func field(body []byte, name string) any {
 	var m map[string]any
 	_ = json.Unmarshal(body, &m)
@@ -209,7 +166,7 @@ func field(body []byte, name string) any {
 }
 
 // checkObject checks that an agent or skill has the version it must have, and the values that were sent.
-func (w *world) checkObject(q *apitest.Request, body []byte) (wrong []string) {
+func (w *world) checkObject(q *contract.Request, body []byte) (wrong []string) {
 	var got map[string]any
 	_ = json.Unmarshal(body, &got)
 	switch q.Operation {
@@ -255,11 +212,11 @@ func plain(v any) any {
 }
 
 // learn changes the world as an answer says it did.
-func (w *world) learn(q *apitest.Request, resp *http.Response, body []byte) {
+func (w *world) learn(q *contract.Request, resp *http.Response, body []byte) {
 	if q.Repeats != nil && resp.Header.Get("Idempotency-Replayed") == "true" || resp.StatusCode == http.StatusUnprocessableEntity {
 		return
 	}
-	if key := onceKey(q); key != "" && stored(resp.StatusCode) {
+	if key := onceKey(q); key != "" && contract.Stored(resp.StatusCode) {
 		path, _, _ := strings.Cut(q.Path, "?")
 		w.answers[path+" "+key] = true
 	}
@@ -307,12 +264,12 @@ func (s *skillState) learn(got map[string]any) {
 }
 
 // onceKey returns the key under which the answer to a request may be stored, empty if there is none.
-func onceKey(q *apitest.Request) string {
+func onceKey(q *contract.Request) string {
 	keys := q.Header["Idempotency-Key"]
 	if q.Operation == "" || q.NamesTurn() || q.Method != http.MethodPost || len(keys) != 1 {
 		return ""
 	}
-	if slices.ContainsFunc(q.Flaws, func(f apitest.Flaw) bool { return f.Field == "header/Idempotency-Key" }) {
+	if slices.ContainsFunc(q.Flaws, func(f contract.Flaw) bool { return f.Field == "header/Idempotency-Key" }) {
 		return ""
 	}
 	return keys[0]
@@ -337,7 +294,7 @@ func (w *world) deleteAgent(id string) {
 	}
 }
 
-func (w *world) learnSession(q *apitest.Request, got map[string]any) {
+func (w *world) learnSession(q *contract.Request, got map[string]any) {
 	s := w.sessions[q.IDs["session_id"]]
 	switch q.Operation {
 	case "createSession":

@@ -1,11 +1,12 @@
 package api
 
 import (
-	"net/netip"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/litellm-agent-platform/lap/sandbox/egress/policy"
 )
 
 // checkRepoURL says what is wrong with the URL of a repository.
@@ -47,57 +48,17 @@ func isPort(s string) bool {
 }
 
 func isHost(host string) bool {
-	if ip, err := netip.ParseAddr(host); err == nil {
-		return ip.Zone() == ""
-	}
-	return isDomain(host)
+	_, err := policy.ParseHost(host)
+	return err == nil
 }
-
-// isDomain tells whether s is a name of letter-digit-hyphen labels (A-labels for international ones) that no resolver could take
-// for an address. One trailing dot is allowed.
-func isDomain(s string) bool {
-	s = strings.TrimSuffix(s, ".")
-	if len(s) > 253 {
-		return false
-	}
-	labels := strings.Split(s, ".")
-	for _, label := range labels {
-		if !isLabel(label) {
-			return false
-		}
-	}
-	last := strings.ToLower(labels[len(labels)-1])
-	return strings.Trim(last, "0123456789") != "" && !strings.HasPrefix(last, "0x")
-}
-
-func isLabel(s string) bool {
-	if s == "" || len(s) > 63 || s[0] == '-' || s[len(s)-1] == '-' {
-		return false
-	}
-	return !strings.ContainsFunc(s, func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-')
-	})
-}
-
-const egressForms = "must be a domain, *.domain, an IP address or a CIDR, without scheme, port or path"
 
 // checkEgress says what is wrong with an entry of allow_out or deny_out.
 func checkEgress(s string) string {
 	if s == "" {
 		return "" // minLength has said so
 	}
-	if _, err := netip.ParsePrefix(s); err == nil {
-		return ""
-	}
-	if ip, err := netip.ParseAddr(s); err == nil && ip.Zone() == "" {
-		return ""
-	}
-	domain, wildcard := strings.CutPrefix(s, "*.")
-	if !isDomain(domain) {
-		return egressForms
-	}
-	if wildcard && !strings.Contains(strings.TrimSuffix(domain, "."), ".") {
-		return "must not stand for a whole top-level domain"
+	if _, err := policy.ParseEntry(s); err != nil {
+		return err.Error()
 	}
 	return ""
 }

@@ -62,7 +62,12 @@ func (h sessions) GetSession(ctx context.Context, r gen.GetSessionRequestObject)
 	if err != nil {
 		return nil, orNotFound(err, sessionNotFound(r.SessionID))
 	}
-	return gen.GetSession200JSONResponse(sessionAnswer(s)), nil
+	answer := sessionAnswer(s)
+	if answer.SupportsTui && s.Status == session.Ready {
+		answer.TtyURL.Set("/api/v1/managed_agents/sessions/" + s.ID + "/tty")
+		answer.TtyToken.Set(h.sessions.TerminalToken(s.ID, time.Now()))
+	}
+	return gen.GetSession200JSONResponse(answer), nil
 }
 
 func (h sessions) ListSessions(ctx context.Context, r gen.ListSessionsRequestObject) (gen.ListSessionsResponseObject, error) {
@@ -114,7 +119,7 @@ func (h sessions) RestartSession(ctx context.Context, r gen.RestartSessionReques
 	return gen.RestartSession200JSONResponse{Body: sessionAnswer(s)}, nil
 }
 
-// sessionAnswer is the public form of a session. Its terminal is not served by this version.
+// sessionAnswer is the public form of a session, without what only the answer of getSession says of its terminal.
 func sessionAnswer(s store.Session) gen.Session {
 	null := nullable.NewNullNullable[string]()
 	return gen.Session{

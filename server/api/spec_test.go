@@ -55,6 +55,7 @@ func TestLimitsInTheCodeAreThoseOfTheDocument(t *testing.T) {
 	message := doc.Components.Schemas["MessageCreate"].Value.Properties
 	events := doc.Paths.Value("/api/v1/managed_agents/sessions/{session_id}/events").Get.Parameters.GetByInAndName("query", "limit")
 	tail := doc.Paths.Value("/api/v1/managed_agents/sessions/{session_id}/sandbox_logs").Get.Parameters.GetByInAndName("query", "tailLines")
+	tty := doc.Paths.Value("/api/v1/managed_agents/sessions/{session_id}/tty").Get
 	params := doc.Components.Parameters
 	for what, c := range map[string]struct{ text, want string }{
 		"environment":  {agent["env_vars"].Value.Description, grouped(maxEnvBytes) + " bytes"},
@@ -69,6 +70,10 @@ func TestLimitsInTheCodeAreThoseOfTheDocument(t *testing.T) {
 		"events":       {fmt.Sprint(events.Schema.Value.Default), fmt.Sprint(defaultEventLimit)},
 		"events clamp": {events.Description, fmt.Sprintf("1–%d", maxEventLimit)},
 		"log lines":    {fmt.Sprint(tail.Schema.Value.Default), fmt.Sprint(defaultTailLines)},
+		"terminal":     {tty.Description, fmt.Sprintf("at most %d MiB", maxKeystrokes>>20)},
+		"window":       {tty.Description, fmt.Sprintf("1–%d each", maxSide)},
+		"subprotocol":  {tty.Description, "`" + session.TerminalProtocol + "`"},
+		"tty":          {tty.OperationID, opTerminal},
 		"nesting":      {doc.Info.Description, fmt.Sprintf("%d levels", maxDepth)},
 		"mask":         {doc.Components.Schemas["Agent"].Value.Properties["env_vars"].Value.Description, "`" + envMask + "`"},
 		"file type":    {doc.Components.Schemas["SandboxFileCreate"].Value.Properties["content_type"].Value.Description, defaultContentType},
@@ -91,7 +96,7 @@ func TestEveryErrorCodeIsDocumented(t *testing.T) {
 		codeInvalidJSON, codeInvalidRequest, codeUnauthorized, codeNotFound, codeMethodNotAllowed, codeTooLarge, codeUnsupportedMedia,
 		codeSessionNotReady, codeTurnInterrupted, codeHarnessIsTUI, codeTooManyTurns, codeKeyReused, codePrecondition, codeNoGateway,
 		codeHarnessUnavailable, codeDatabase, codeShuttingDown, codeInternal, codeNotRestartable, codeExpired, codeCapacity, codeRate, codeNoSandbox,
-		codeBusy,
+		codeBusy, codeNoTerminal, codeUnreachable, codeOrigin, codeUpgrade,
 	} {
 		if !strings.Contains(string(spec), "`"+code+"`") {
 			t.Errorf("%s is not in the document", code)

@@ -11,6 +11,8 @@ import (
 const (
 	minKeyLength   = 16
 	maxSessionRate = 10_000 // what the database counts for each new session
+
+	maxSessionBudget = 1_000_000
 )
 
 // check refuses values that cannot work and brings the others into one form.
@@ -21,12 +23,15 @@ func (c *Config) check(p *problems) {
 	switch c.Runtime {
 	case RuntimeLocal:
 	case RuntimeKubernetes:
-		p.add("RUNTIME", "is kubernetes, which this version does not have yet; use local")
+		c.checkKubernetes(p)
 	default:
-		p.add("RUNTIME", "is not local")
+		p.add("RUNTIME", "is neither local nor kubernetes")
 	}
 	if c.StartTimeout <= 0 {
 		p.add("START_TIMEOUT", "must be more than 0")
+	}
+	if c.TurnTimeout <= 0 {
+		p.add("TURN_TIMEOUT", "must be more than 0")
 	}
 	if c.ShutdownTimeout <= 0 {
 		p.add("SHUTDOWN_TIMEOUT", "must be more than 0")
@@ -36,6 +41,37 @@ func (c *Config) check(p *problems) {
 	}
 	c.checkSessions(p)
 	c.checkGit(p)
+	c.checkEgress(p)
+}
+
+func (c *Config) checkEgress(p *problems) {
+	if !slices.Contains([]string{NetworkAuto, NetworkOwn, NetworkShared}, c.SandboxNetwork) {
+		p.add("SANDBOX_NETWORK", "is neither auto nor own nor shared")
+	}
+	if c.EgressMode != EgressEnforce && c.EgressMode != EgressObserve {
+		p.add("EGRESS_MODE", "is neither enforce nor observe")
+	}
+	for name, list := range map[string][]string{"EGRESS_ALLOW_CIDRS": c.EgressAllow, "EGRESS_DENY_CIDRS": c.EgressDeny} {
+		for i, entry := range list {
+			entry = strings.TrimSpace(entry)
+			if address, err := netip.ParseAddr(entry); err == nil && address.Zone() == "" {
+				entry = netip.PrefixFrom(address, address.BitLen()).String()
+			}
+			if _, err := netip.ParsePrefix(entry); err != nil {
+				p.add(name, "has an entry that is neither an IP address nor a CIDR")
+				break
+			}
+			list[i] = entry
+		}
+	}
+	for i, host := range c.EgressIndexes {
+		host = strings.ToLower(strings.TrimSpace(host))
+		if host == "" || strings.ContainsAny(host, "/@: ") {
+			p.add("EGRESS_PACKAGE_INDEXES", "has an entry that is not a host name")
+			break
+		}
+		c.EgressIndexes[i] = host
+	}
 }
 
 func (c *Config) checkSessions(p *problems) {
@@ -61,7 +97,7 @@ func (c *Config) checkListen(p *problems) {
 	switch {
 	case err != nil:
 		p.add("LISTEN_ADDR", "is not host:port")
-	case !c.AllowNonLoopback && !loopback(host):
+	case c.Runtime == RuntimeLocal && !c.AllowNonLoopback && !loopback(host):
 		p.add("LISTEN_ADDR", "is not a loopback address; the local runtime runs sandboxes as processes of this machine, "+
 			"so set ALLOW_NON_LOOPBACK=true if others may reach it")
 	}
@@ -132,8 +168,14 @@ func (c *Config) checkURLs(p *problems) {
 			p.add("LITELLM_API_BASE", "is not an http or https URL without user, query and fragment")
 		}
 		c.LiteLLMAPIBase = strings.TrimRight(strings.TrimSuffix(strings.TrimRight(c.LiteLLMAPIBase, "/"), "/v1"), "/")
-	} else if c.LiteLLMAPIKey != "" {
-		p.add("LITELLM_API_BASE", "must be set together with LITELLM_API_KEY")
+	} else if c.LiteLLMAPIKey != "" || c.LiteLLMMasterKey != "" {
+		p.add("LITELLM_API_BASE", "must be set together with LITELLM_API_KEY or LITELLM_MASTER_KEY")
+	}
+	switch {
+	case !(c.SessionBudget >= 0 && c.SessionBudget <= maxSessionBudget):
+		p.add("SESSION_BUDGET", "must be between 0 and %d", maxSessionBudget)
+	case c.SessionBudget > 0 && c.LiteLLMMasterKey == "":
+		p.add("LITELLM_MASTER_KEY", "must be set together with SESSION_BUDGET")
 	}
 }
 

@@ -24,9 +24,11 @@ func TestNothingSetGivesALocalServer(t *testing.T) {
 	want := config.Config{
 		ListenAddr: "127.0.0.1:3000", BaseURL: "http://127.0.0.1:3000", MetricsAddr: "127.0.0.1:9464",
 		DataDir: "/home/x/.local/share/lap", HarnessDir: "/home/x/.local/share/lap/harness", Runtime: "local",
-		StartTimeout: 10 * time.Minute, ShutdownTimeout: 30 * time.Second, MaxConnections: 10_000, LogLevel: slog.LevelInfo,
+		StartTimeout: 10 * time.Minute, TurnTimeout: 6 * time.Hour, ShutdownTimeout: 30 * time.Second, MaxConnections: 10_000, LogLevel: slog.LevelInfo,
 		MaxSessions: 100, SessionRate: 600, SessionRetention: 7 * 24 * time.Hour, DataRetention: 90 * 24 * time.Hour,
-		GitTokenHosts: []string{"github.com"}, RepoURLSchemes: []string{"https"}, ContainerEnv: config.SecretMap{},
+		GitTokenHosts: []string{"github.com"}, RepoURLSchemes: []string{"https"}, ContainerEnv: config.SecretMap{}, Namespace: "lap-sandboxes",
+		DNSPods:        "kube-system/k8s-app=kube-dns",
+		SandboxNetwork: config.NetworkAuto, EgressMode: config.EgressEnforce,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -40,6 +42,7 @@ func TestValuesAreBroughtIntoOneForm(t *testing.T) {
 		"CORS_ALLOWED_ORIGINS=https://A.example.com/,http://b:80,https://c:8443", "METRICS_ADDR=off", "MASTER_KEY=0123456789abcdef",
 		"ENCRYPTION_KEY=0123456789abcdef,fedcba9876543210", "DATABASE_URL=postgres://u:p@h/d", "HARNESS_DIR=/harness", "START_TIMEOUT=1m30s",
 		"LOG_LEVEL=DEBUG", "LITELLM_API_BASE=http://gateway:4000/v1/", "LITELLM_API_KEY=sk", "GIT_TOKEN_HOSTS=GitHub.com, git.example.com",
+		"EGRESS_MODE=observe", "EGRESS_ALLOW_CIDRS=10.0.0.0/8, ::1", "EGRESS_PACKAGE_INDEXES=Index.example.com",
 		"REPO_URL_SCHEMES=file", "CONTAINER_ENV_FOO=bar=baz", "CONTAINER_ENV_EMPTY=",
 	})
 	if err != nil {
@@ -50,7 +53,8 @@ func TestValuesAreBroughtIntoOneForm(t *testing.T) {
 		"origins": fmt.Sprint(c.CORSOrigins) == "[https://a.example.com http://b https://c:8443]", "log level": c.LogLevel == slog.LevelDebug,
 		"gateway": c.LiteLLMAPIBase == "http://gateway:4000", "hosts": fmt.Sprint(c.GitTokenHosts) == "[github.com git.example.com]",
 		"schemes": fmt.Sprint(c.RepoURLSchemes) == "[https file]", "start": c.StartTimeout == 90*time.Second,
-		"env": reflect.DeepEqual(c.ContainerEnv.Reveal(), map[string]string{"FOO": "bar=baz", "EMPTY": ""}),
+		"egress": c.EgressMode == config.EgressObserve && fmt.Sprint(c.EgressAllow, c.EgressIndexes) == "[10.0.0.0/8 ::1/128] [index.example.com]",
+		"env":    reflect.DeepEqual(c.ContainerEnv.Reveal(), map[string]string{"FOO": "bar=baz", "EMPTY": ""}),
 	} {
 		if !ok {
 			t.Errorf("%s: %+v", name, c)
@@ -67,6 +71,7 @@ func TestAllProblemsAreReportedAtOnceWithoutValues(t *testing.T) {
 		"ALLOW_NON_LOOPBACK=bad-1", "START_TIMEOUT=bad-2", "LOG_LEVEL=bad-3", "SHUTDOWN_TIMEOUT=-1s", "MAX_CONNECTIONS=bad-14", "LISTEN_ADDR=bad-4", "METRICS_ADDR=bad-5",
 		"DATABASE_URL=mysql://bad-6", "MASTER_KEY=bad-7", "BASE_URL=bad-8", "CORS_ALLOWED_ORIGINS=*", "LITELLM_API_KEY=bad-9", "RUNTIME=bad-10",
 		"GIT_TOKEN_HOSTS=https://bad-11/", "REPO_URL_SCHEMES=ssh", "CONTAINER_ENV_=bad-12", "CONTAINER_ENV_1A=bad-13",
+		"SANDBOX_NETWORK=bad-21", "EGRESS_MODE=bad-17", "EGRESS_ALLOW_CIDRS=127.0.0.1,bad-18", "EGRESS_DENY_CIDRS=fe80::1%bad-19", "EGRESS_PACKAGE_INDEXES=https://bad-20",
 		"MAX_SESSIONS=bad-15", "SESSION_RATE=-1", "SESSION_RETENTION=bad-16", "DATA_RETENTION=-1h",
 	}
 	_, err := config.Load(environ)
@@ -80,7 +85,7 @@ func TestAllProblemsAreReportedAtOnceWithoutValues(t *testing.T) {
 	for _, name := range []string{
 		"ALLOW_NON_LOOPBACK", "START_TIMEOUT", "LOG_LEVEL", "SHUTDOWN_TIMEOUT", "MAX_CONNECTIONS", "LISTEN_ADDR", "METRICS_ADDR", "DATABASE_URL", "MASTER_KEY",
 		"ENCRYPTION_KEY", "BASE_URL", "CORS_ALLOWED_ORIGINS", "LITELLM_API_BASE", "RUNTIME", "GIT_TOKEN_HOSTS", "REPO_URL_SCHEMES",
-		"CONTAINER_ENV_", "CONTAINER_ENV_1A", "DATA_DIR", "MAX_SESSIONS", "SESSION_RATE", "SESSION_RETENTION", "DATA_RETENTION",
+		"CONTAINER_ENV_", "CONTAINER_ENV_1A", "SANDBOX_NETWORK", "EGRESS_MODE", "EGRESS_ALLOW_CIDRS", "EGRESS_DENY_CIDRS", "EGRESS_PACKAGE_INDEXES", "DATA_DIR", "MAX_SESSIONS", "SESSION_RATE", "SESSION_RETENTION", "DATA_RETENTION",
 	} {
 		found := false
 		for _, line := range lines {
@@ -98,7 +103,7 @@ func TestValuesThatWouldBeUnsafeAreRefused(t *testing.T) {
 		"LISTEN_ADDR=:3000", "LISTEN_ADDR=0.0.0.0:3000", "LISTEN_ADDR=[::]:3000", "LISTEN_ADDR=192.168.1.1:3000", "LISTEN_ADDR=example.com:3000",
 		"RUNTIME=kubernetes", "MASTER_KEY=short", "ENCRYPTION_KEY=0123456789abcdef,", "ENCRYPTION_KEY=short",
 		"DATABASE_URL=postgres://h/d", "DATABASE_URL=postgres://h/d MASTER_KEY=0123456789abcdef", "LITELLM_API_BASE=http://u:p@h",
-		"LITELLM_API_BASE=http://h?x", "CORS_ALLOWED_ORIGINS=null", "CORS_ALLOWED_ORIGINS=https://a/path", "START_TIMEOUT=0s", "BASE_URL=ftp://x",
+		"LITELLM_API_BASE=http://h?x", "CORS_ALLOWED_ORIGINS=null", "CORS_ALLOWED_ORIGINS=https://a/path", "START_TIMEOUT=0s", "TURN_TIMEOUT=0s", "BASE_URL=ftp://x",
 		"MAX_SESSIONS=-1", "SESSION_RATE=10001", "SESSION_RETENTION=-1s", "DATA_RETENTION=1h", "SESSION_RETENTION=0", "DATA_RETENTION=167h",
 	} {
 		if _, err := config.Load(append(strings.Split(vars, " "), "HOME=/x")); err == nil {
@@ -111,6 +116,41 @@ func TestValuesThatWouldBeUnsafeAreRefused(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "localhost:1", "[::1]:1", "127.9.9.9:1", "[::ffff:127.0.0.1]:1"} {
 		if _, err := config.Load([]string{"HOME=/x", "LISTEN_ADDR=" + addr}); err != nil {
 			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
+func TestInsideOfAClusterSandboxesAreItsPods(t *testing.T) {
+	t.Parallel()
+	inside := []string{"HOME=/x", "KUBERNETES_SERVICE_HOST=10.0.0.1", "K8S_PLATFORM_IMAGE=lap:1", "LISTEN_ADDR=:3000"}
+	c, err := config.Load(append(inside, "K8S_HARNESS_IMAGE=all:1", "K8S_HARNESS_IMAGE_CODEX=codex:2", "K8S_IMAGE_PULL_SECRETS=a,b"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]string{"opencode": "all:1", "claude-agent-sdk": "all:1", "claude-code": "all:1", "codex": "codex:2"}
+	if got := c.HarnessImages(); c.Runtime != config.RuntimeKubernetes || !reflect.DeepEqual(got, want) || len(c.ImagePullSecrets) != 2 {
+		t.Errorf("got %v, %+v", got, c)
+	}
+	c, err = config.Load(append(inside, "K8S_HARNESS_IMAGE_CLAUDE_SDK=claude:1"))
+	if got := c.HarnessImages(); err != nil || !reflect.DeepEqual(got, map[string]string{"claude-agent-sdk": "claude:1"}) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if c, err := config.Load([]string{"HOME=/x", "KUBERNETES_SERVICE_HOST=10.0.0.1", "RUNTIME=local"}); err != nil || c.Runtime != config.RuntimeLocal {
+		t.Errorf("local by choice: %v, %v", c.Runtime, err)
+	}
+	_, err = config.Load([]string{
+		"HOME=/x", "RUNTIME=kubernetes", "K8S_NAMESPACE=Bad-1", "K8S_IMAGE_PULL_POLICY=bad-2", "K8S_RUNTIME_CLASS=Bad-3",
+		"K8S_PRIORITY_CLASS=Bad-4", "SANDBOX_STORAGE_CLASS=Bad-5", "K8S_IMAGE_PULL_SECRETS=ok,Bad-6", "LITELLM_API_BASE=http://litellm.bad-7.svc:4000",
+	})
+	if err == nil || strings.Contains(strings.ToLower(err.Error()), "bad-") {
+		t.Fatalf("got %v", err)
+	}
+	for _, name := range []string{
+		"K8S_NAMESPACE", "K8S_PLATFORM_IMAGE", "K8S_HARNESS_IMAGE", "K8S_IMAGE_PULL_POLICY", "K8S_RUNTIME_CLASS", "K8S_PRIORITY_CLASS",
+		"SANDBOX_STORAGE_CLASS", "K8S_IMAGE_PULL_SECRETS", "K8S_GATEWAY_PODS",
+	} {
+		if !strings.Contains(err.Error(), name+" ") {
+			t.Errorf("%s is not in the error: %v", name, err)
 		}
 	}
 }

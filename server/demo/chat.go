@@ -19,6 +19,8 @@ type chatRequest struct {
 	StreamOptions streamOptions `json:"stream_options"`
 	Messages      []chatMessage `json:"messages"`
 	Tools         []tool        `json:"tools"`
+
+	forTitle bool // the protocol says that a title is wanted
 }
 
 type streamOptions struct {
@@ -123,6 +125,9 @@ func (c chatRequest) toolResult(i int) (string, bool) {
 
 // asksForTitle tells the harnesses' small extra requests from those of the conversation: no tools, and instructions about a title.
 func (c chatRequest) asksForTitle() bool {
+	if c.forTitle {
+		return true
+	}
 	if len(c.Tools) > 0 || len(c.Messages) == 0 || c.Messages[0].Role != "system" {
 		return false
 	}
@@ -143,6 +148,29 @@ func (c chatRequest) remembered() Request {
 	return r
 }
 
+// answer picks the answer to a conversation, of whatever protocol, and remembers it.
+func (g *Gateway) answer(r *http.Request, c chatRequest) (answer, usage) {
+	a, asked := decide(c), c.remembered()
+	asked.Alias, _ = r.Context().Value(aliasKey{}).(string)
+	if a.times > 0 && g.before(asked) >= a.times {
+		a.status, a.end = 0, ""
+	}
+	used := usageOf(c, a)
+	if a.status == 0 && a.end == "" {
+		asked.PromptTokens, asked.CompletionTokens = used.PromptTokens, used.CompletionTokens
+	}
+	g.remember(asked)
+	return a, used
+}
+
+// refuse sends a failure in the form of OpenAI's protocols.
+func (a answer) refuse(w http.ResponseWriter) {
+	if a.retryAfter != "" {
+		w.Header().Set("Retry-After", a.retryAfter)
+	}
+	writeError(w, a.status, a.message)
+}
+
 func (g *Gateway) chat(w http.ResponseWriter, r *http.Request) {
 	var c chatRequest
 	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxBody)).Decode(&c); err != nil {
@@ -153,25 +181,14 @@ func (g *Gateway) chat(w http.ResponseWriter, r *http.Request) {
 		writeError(w, http.StatusBadRequest, "[demo] model and messages are required")
 		return
 	}
-	a, asked := decide(c), c.remembered()
-	if a.times > 0 && g.before(asked) >= a.times {
-		a.status, a.end = 0, ""
-	}
-	used := usageOf(c, a)
-	if a.status == 0 && a.end == "" {
-		asked.PromptTokens, asked.CompletionTokens = used.PromptTokens, used.CompletionTokens
-	}
-	g.remember(asked)
+	a, used := g.answer(r, c)
 	reply := reply{
 		w: w, rc: http.NewResponseController(w), usage: used,
 		head: head{ID: "chatcmpl-" + uuid.NewString(), Created: time.Now().Unix(), Model: c.Model},
 	}
 	switch {
 	case a.status != 0:
-		if a.retryAfter != "" {
-			w.Header().Set("Retry-After", a.retryAfter)
-		}
-		writeError(w, a.status, a.message)
+		a.refuse(w)
 	case c.Stream:
 		reply.stream(r.Context(), a, c.StreamOptions.IncludeUsage)
 	case a.end != "":

@@ -1,6 +1,7 @@
-// Package demo is a model gateway without a model: it speaks the OpenAI chat protocol and answers by rule, so that the whole
-// platform can be tried, and tested, without an account anywhere. Every answer says that it comes from the demo gateway. It
-// owns nothing but a bounded memory of the last requests and must not know the platform. A Gateway is safe for concurrent use.
+// Package demo is a model gateway without a model: it speaks the chat and responses protocols of OpenAI and the messages
+// protocol of Anthropic, and answers by rule, so that the whole platform can be tried, and tested, without an account anywhere.
+// Every answer says that it comes from the demo gateway. It owns nothing but a bounded memory of the last requests and must not
+// know the platform. A Gateway is safe for concurrent use.
 //
 // What it answers depends on a script word at the start of the last user message:
 //
@@ -19,6 +20,7 @@
 package demo
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/json"
@@ -37,21 +39,24 @@ const (
 	maxMemory   = 8 << 20  // of all of them
 )
 
-// Gateway is an OpenAI-compatible gateway at the paths /v1/chat/completions, /v1/models (both also without /v1) and
-// /health/liveliness. All but the last want the key as a bearer token.
+// Gateway is a gateway at the paths /v1/chat/completions, /v1/responses, /v1/messages, /v1/messages/count_tokens, /v1/models (all
+// also without /v1) and /health/liveliness. All but the last want the key as a bearer token. One that manages keys has
+// /key/generate and /key/delete, too, for the holder of its master key.
 type Gateway struct {
 	keyHash [sha256.Size]byte
 	mux     *http.ServeMux
 
-	mu       sync.Mutex // guards the two below
+	mu       sync.Mutex // guards the rest
 	requests []Request
 	size     int
+	keys     map[string]key // by alias
 }
 
-// Request is what a Gateway remembers of a chat request. It never holds the key.
+// Request is what a Gateway remembers of a request to answer, in whatever protocol. It never holds the key.
 type Request struct {
 	Time     time.Time
-	KeyOK    bool // whether the right key came with it; if not, the body was not read and the rest is empty
+	KeyOK    bool   // whether the right key came with it; if not, the body was not read and the rest is empty
+	Alias    string // of the key, if it was generated
 	Model    string
 	Stream   bool
 	Messages []Message
@@ -76,6 +81,9 @@ func New(key string) *Gateway {
 	}
 	for _, prefix := range []string{"", "/v1"} {
 		g.mux.HandleFunc("POST "+prefix+"/chat/completions", g.authorized(g.chat))
+		g.mux.HandleFunc("POST "+prefix+"/responses", g.authorized(g.responses))
+		g.mux.HandleFunc("POST "+prefix+"/messages", g.authorized(g.messages))
+		g.mux.HandleFunc("POST "+prefix+"/messages/count_tokens", g.authorized(g.countTokens))
 		g.mux.HandleFunc("GET "+prefix+"/models", g.authorized(g.models))
 	}
 	g.mux.HandleFunc("GET /health/liveliness", func(w http.ResponseWriter, _ *http.Request) {
@@ -90,7 +98,7 @@ func New(key string) *Gateway {
 // ServeHTTP implements http.Handler.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.mux.ServeHTTP(w, r) }
 
-// Requests returns the last chat requests, oldest first: at most 200, fewer if they are large.
+// Requests returns the last requests to answer, oldest first: at most 200, fewer if they are large.
 func (g *Gateway) Requests() []Request {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -99,10 +107,12 @@ func (g *Gateway) Requests() []Request {
 
 func (g *Gateway) authorized(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		token, bearer := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
-		sum := sha256.Sum256([]byte(token))
-		if bearer && subtle.ConstantTimeCompare(sum[:], g.keyHash[:]) == 1 {
+		if g.holds(r, g.keyHash) {
 			next(w, r)
+			return
+		}
+		if alias, ok := g.generated(r); ok {
+			next(w, r.WithContext(context.WithValue(r.Context(), aliasKey{}, alias)))
 			return
 		}
 		if r.Method == http.MethodPost {
@@ -111,6 +121,17 @@ func (g *Gateway) authorized(next http.HandlerFunc) http.HandlerFunc {
 		w.Header().Set("WWW-Authenticate", "Bearer")
 		writeError(w, http.StatusUnauthorized, "[demo] the demo gateway does not accept this key")
 	}
+}
+
+// holds tells whether a request comes with the key of a hash.
+func (g *Gateway) holds(r *http.Request, hash [sha256.Size]byte) bool {
+	sum, bearer := bearerHash(r)
+	return bearer && subtle.ConstantTimeCompare(sum[:], hash[:]) == 1
+}
+
+func bearerHash(r *http.Request) (sum [sha256.Size]byte, ok bool) {
+	token, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+	return sha256.Sum256([]byte(token)), ok
 }
 
 // before returns how often the same conversation came before, as far as it is remembered.

@@ -22,7 +22,6 @@ const (
 	diagnosedLines = 200
 	diagnosedLine  = 2000 // bytes
 	diagnosedMost  = 50   // events, and MCP servers
-	maxHealth      = 64 << 10
 )
 
 // diagnosedTypes are the events that tell how a session fared.
@@ -36,6 +35,7 @@ type Diagnosis struct {
 	Session    store.Session
 	Agent      *store.Agent
 	Sandbox    *sandbox.Status // nil: none
+	Details    sandbox.Description
 	Conditions []Condition
 	Probe      *Probe // nil: there is no sandbox to ask
 	MCPServers []MCPServer
@@ -82,6 +82,9 @@ func (s *Service) Diagnose(ctx context.Context, sessionID string) (*Diagnosis, e
 	}
 	if d.Session.SandboxID != "" {
 		parts["sandbox"] = func(ctx context.Context) error { return d.readSandbox(ctx, s.o.Runtime) }
+		if r, ok := s.o.Runtime.(sandbox.Describer); ok {
+			parts["sandbox.events"] = func(ctx context.Context) error { return d.describe(ctx, r) }
+		}
 		parts["logs"] = func(ctx context.Context) error { return d.readLogs(ctx, s) }
 		parts["harness"] = func(ctx context.Context) error { d.Probe = s.probe(ctx, d.Session); return nil }
 	}
@@ -177,6 +180,15 @@ func (d *Diagnosis) readSandbox(ctx context.Context, r sandbox.Runtime) error {
 	return err
 }
 
+// describe asks a runtime that knows more than a sandbox's state. What it has read before it failed counts.
+func (d *Diagnosis) describe(ctx context.Context, r sandbox.Describer) (err error) {
+	d.Details, err = r.Describe(ctx, sandbox.ID(d.Session.SandboxID))
+	if errors.Is(err, sandbox.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 func (d *Diagnosis) readLogs(ctx context.Context, s *Service) error {
 	log, err := s.Logs(ctx, d.Session.ID, LogOptions{Tail: diagnosedLines})
 	if err != nil {
@@ -212,6 +224,15 @@ func (d *Diagnosis) clean(mask func(string) string) {
 	}
 	if d.Sandbox != nil {
 		d.Sandbox.Detail, d.Sandbox.Reason = mask(d.Sandbox.Detail), mask(d.Sandbox.Reason)
+	}
+	for i, c := range d.Details.Conditions {
+		d.Details.Conditions[i].Message = mask(c.Message)
+	}
+	for i, c := range d.Details.Containers {
+		d.Details.Containers[i].Message = mask(c.Message)
+	}
+	for i, e := range d.Details.Events {
+		d.Details.Events[i].Message = mask(e.Message)
 	}
 	if d.Probe != nil {
 		d.Probe.State, d.Probe.Version = mask(d.Probe.State), mask(d.Probe.Version)
@@ -271,19 +292,4 @@ func (s *Service) probe(ctx context.Context, sess store.Session) *Probe {
 	}
 	h := res.JSON200
 	return &Probe{Latency: time.Since(began), State: clip(h.State, 64), Protocol: h.Protocol, Version: clip(h.Version, 128)}
-}
-
-// shortAnswers bounds what a sandbox may answer.
-type shortAnswers struct{ http.RoundTripper }
-
-func (t shortAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := t.RoundTripper.RoundTrip(r)
-	if err == nil {
-		body := res.Body
-		res.Body = struct {
-			io.Reader
-			io.Closer
-		}{io.LimitReader(body, maxHealth), body}
-	}
-	return res, err
 }

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -81,6 +82,7 @@ func (d *Diagnosis) issues(o *Options) []Issue {
 			"Set LITELLM_API_BASE and LITELLM_API_KEY and restart the server."})
 	}
 	found = append(found, d.endIssues()...)
+	found = append(found, d.causeIssues()...)
 	found = append(found, d.sandboxIssues(o)...)
 	found = append(found, d.turnIssues()...)
 	for _, m := range d.MCPServers {
@@ -91,15 +93,50 @@ func (d *Diagnosis) issues(o *Options) []Issue {
 		}
 	}
 	if !o.Isolated {
-		found = append(found, Issue{"not_isolated", SeverityWarning, "Sandboxes are processes of the server's machine and user; nothing isolates them.",
+		but := "nothing isolates them"
+		if o.EgressEnforced {
+			but = "nothing but their network is isolated"
+		}
+		found = append(found, Issue{"not_isolated", SeverityWarning, "Sandboxes are processes of the server's machine and user; " + but + ".",
 			"Run only agents and repositories that are trusted with that machine."})
 	}
 	if a := d.Agent; !o.EgressEnforced && a != nil && len(a.AllowOut)+len(a.DenyOut) > 0 {
-		found = append(found, Issue{"egress_not_enforced", SeverityWarning, "The agent's allow_out and deny_out are not enforced by this server's runtime.",
+		found = append(found, Issue{"egress_not_enforced", SeverityWarning,
+			"The agent's allow_out and deny_out are advisory in this server's runtime: a tool that leaves out the proxy is not held to them.",
 			"Do not rely on them here; restrict the machine's network instead."})
 	}
+	found = append(found, d.egressIssues(o)...)
 	rank := []string{SeverityError, SeverityWarning, SeverityInfo}
 	slices.SortStableFunc(found, func(a, b Issue) int { return slices.Index(rank, a.Severity) - slices.Index(rank, b.Severity) })
+	return found
+}
+
+// egressIssues are about hosts that the sandbox was kept from.
+func (d *Diagnosis) egressIssues(o *Options) (found []Issue) {
+	if a := d.Agent; o.Egress.enforcement() == EgressObserved && a != nil && len(a.AllowOut)+len(a.DenyOut) > 0 {
+		found = append(found, Issue{"egress_observed", SeverityInfo, "What the agent's allow_out and deny_out deny is told and let pass.",
+			"Set EGRESS_MODE to enforce and restart the server when the lists are right."})
+	}
+	var last struct {
+		Host, Rule, Reason string
+		Observed           bool
+	}
+	var hosts []string
+	for _, e := range d.Events {
+		var denied = last
+		if e.Type != "egress.denied" || json.Unmarshal(e.Data, &denied) != nil || denied.Observed {
+			continue
+		}
+		last = denied
+		if !slices.Contains(hosts, denied.Host) {
+			hosts = append(hosts, denied.Host)
+		}
+	}
+	if len(hosts) > 0 {
+		found = append(found, Issue{"egress_denied", SeverityInfo,
+			fmt.Sprintf("The sandbox was kept from %d hosts, the last one %s: %s (rule %s).", len(hosts), last.Host, last.Reason, last.Rule),
+			"If the session needs it, change the agent's allow_out and deny_out, or the operator's EGRESS_ALLOW_CIDRS, and open another session."})
+	}
 	return found
 }
 
@@ -156,6 +193,40 @@ func (d *Diagnosis) sandboxIssues(o *Options) (found []Issue) {
 			"Look at the logs; restart the session if this does not change within two minutes."})
 	}
 	return found
+}
+
+// remedies say what to do about what ended a sandbox or keeps it from starting.
+var remedies = map[sandbox.Cause]string{
+	sandbox.CauseImagePull:     "Check that the image exists, that its registry can be reached from the node, and that the pull secrets are right.",
+	sandbox.CauseImageName:     "Correct the name of the image in the server's settings.",
+	sandbox.CauseUnschedulable: "Add nodes, free some room, or ask for less in SANDBOX_POD_TEMPLATE; the attempt goes on when a node can take it.",
+	sandbox.CauseNotAdmitted:   "Look at the node; restart the session, so that another node may take it.",
+	sandbox.CauseCannotStart:   "Look at the containers' messages: a setting, a secret or a file of the image is missing.",
+	sandbox.CauseInitFailed:    "Look at the container's message and at the platform's image.",
+	sandbox.CauseOutOfMemory:   "Raise the memory limit in SANDBOX_POD_TEMPLATE, or let the agent do less at once, then restart the session.",
+	sandbox.CauseEvicted:       "Restart the session; if it comes again, ask for more memory and disk in SANDBOX_POD_TEMPLATE.",
+	sandbox.CausePreempted:     "Give sandboxes a priority class or the cluster more room, then restart the session.",
+	sandbox.CauseNodeLost:      "Restart the session; it comes to another node.",
+	sandbox.CauseNodeShutdown:  "Restart the session; it comes to another node.",
+	sandbox.CauseDeleted:       "Restart the session, and find out who deletes pods of the namespace.",
+	sandbox.CauseCrashed:       "Look at the logs, then restart the session.",
+}
+
+// causeIssues tell what the runtime says is the cause, of the sandbox that there is.
+func (d *Diagnosis) causeIssues() []Issue {
+	box := d.Sandbox
+	if box == nil || box.Cause == "" {
+		return nil
+	}
+	severity, said := SeverityError, box.Reason
+	if box.State != sandbox.Exited {
+		severity, said = SeverityWarning, box.Detail
+	}
+	remedy := remedies[box.Cause]
+	if remedy == "" {
+		remedy = "Restart the session."
+	}
+	return []Issue{{string(box.Cause), severity, "The runtime says of the sandbox: " + said + ".", remedy}}
 }
 
 // turnIssues are about the latest turns.

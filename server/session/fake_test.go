@@ -13,8 +13,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/coder/websocket"
+
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/server/session"
 )
 
 // fakeRuntime runs sandboxes that live in this process and speak the real protocol over real connections.
@@ -30,6 +33,7 @@ type fakeRuntime struct {
 	age        time.Duration // of all settings
 	note       string        // of new sandboxes
 	hold       bool          // new sandboxes stay starting
+	refuse     error         // what Create answers
 	onTurn     func(b *box, t sandboxd.Turn)
 }
 
@@ -52,10 +56,16 @@ func newFakeRuntime(t *testing.T) *fakeRuntime {
 func (r *fakeRuntime) Create(_ context.Context, spec sandbox.Spec) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.refuse != nil {
+		return r.refuse
+	}
 	if r.boxes[spec.ID] != nil {
 		return nil
 	}
 	b := &box{r: r, spec: spec, state: sandbox.Starting, runs: map[string]int{}, wake: make(chan struct{}), note: r.note}
+	if session.SupportsTUI(spec.Harness) {
+		b.ends = make(chan *websocket.Conn, 100)
+	}
 	r.boxes[spec.ID] = b
 	r.workspaces[spec.SessionID] = true
 	r.made++
@@ -223,6 +233,15 @@ type box struct {
 	taken     int
 	failTurns int    // so many calls of StartTurn take the turn, then break the connection
 	note      string // detail of the phase ready, if it is told apart
+	renewed   []string
+
+	attached []*websocket.Conn    // of its terminal
+	ends     chan *websocket.Conn // the same; nil: it has no terminal
+	activeAt *time.Time           // of its terminal
+	unwell   chan struct{}        // closed when GetHealth is called and fails, once
+
+	flood func(http.ResponseWriter) // answers the first call; set before it runs
+	once  sync.Once                 // for flood
 }
 
 // start makes it run; r.mu is held.
@@ -246,6 +265,12 @@ func (b *box) stop(reason string) {
 		return
 	}
 	b.state, b.reason = sandbox.Exited, reason
+	b.mu.Lock()
+	attached := b.attached
+	b.mu.Unlock()
+	for _, c := range attached { // they are no business of the server any more
+		_ = c.CloseNow()
+	}
 	if b.server != nil {
 		_ = b.server.Close()
 	}
@@ -262,6 +287,16 @@ func (b *box) verified(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		if err := sandbox.VerifyToken(b.spec.CallerKey, req.Header.Get(sandbox.TokenHeader), b.spec.ID, time.Now()); err != nil {
 			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		if b.flood != nil {
+			flooded := false
+			if b.once.Do(func() { flooded = true; b.flood(w) }); flooded {
+				return
+			}
+		}
+		if b.ends != nil && req.URL.Path == "/v1/terminal" {
+			b.serveTerminal(w, req)
 			return
 		}
 		next.ServeHTTP(w, req)
@@ -304,12 +339,18 @@ func (b *box) health() sandboxd.Health {
 	if b.bound != nil {
 		h.State, h.SessionID, h.Attempt = "ready", &b.bound.SessionID, b.bound.Attempt
 	}
+	h.TerminalActiveAt = b.activeAt
 	return h
 }
 
 func (b *box) GetHealth(context.Context, sandboxd.GetHealthRequestObject) (sandboxd.GetHealthResponseObject, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.unwell != nil {
+		close(b.unwell)
+		b.unwell = nil
+		return nil, errors.New("unwell")
+	}
 	return sandboxd.GetHealth200JSONResponse(b.health()), nil
 }
 
@@ -318,13 +359,31 @@ func (b *box) BindSession(_ context.Context, r sandboxd.BindSessionRequestObject
 	defer b.mu.Unlock()
 	if b.bound == nil {
 		b.bound = r.Body
+		if b.bound.Requirements != nil { // the test says when they are installed
+			b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"installing_deps","detail":""}`)
+			return sandboxd.BindSession200JSONResponse(b.health()), nil
+		}
 		b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"waiting_harness","detail":"starting"}`)
 		if b.note != "" {
 			b.emitLocked(int64(len(b.log))+1, "phase", "", `{"phase":"ready","detail":"`+b.note+`"}`)
 		}
-		b.emitLocked(int64(len(b.log))+1, "ready", "", `{"harness_session_id":"native-1"}`)
+		began := "new"
+		switch {
+		case b.bound.HarnessSessionID != nil:
+			began = "resumed"
+		case b.bound.Transcript != nil:
+			began = "replayed"
+		}
+		b.emitLocked(int64(len(b.log))+1, "ready", "", `{"harness_session_id":"native-1","conversation":"`+began+`"}`)
 	}
 	return sandboxd.BindSession200JSONResponse(b.health()), nil
+}
+
+func (b *box) RenewEgress(_ context.Context, r sandboxd.RenewEgressRequestObject) (sandboxd.RenewEgressResponseObject, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.renewed = append(b.renewed, r.Body.Credential)
+	return sandboxd.RenewEgress204Response{}, nil
 }
 
 func (b *box) StartTurn(_ context.Context, r sandboxd.StartTurnRequestObject) (sandboxd.StartTurnResponseObject, error) {
@@ -351,6 +410,10 @@ func (b *box) StartTurn(_ context.Context, r sandboxd.StartTurnRequestObject) (s
 func (b *box) AbortTurn(_ context.Context, r sandboxd.AbortTurnRequestObject) (sandboxd.AbortTurnResponseObject, error) {
 	b.emit("turn.aborted", r.TurnID, `{"parts":[],"tokens":{"input":0,"output":0,"cache_read":0,"cache_write":0},"cost":0}`)
 	return sandboxd.AbortTurn202Response{}, nil
+}
+
+func (b *box) OpenTerminal(context.Context, sandboxd.OpenTerminalRequestObject) (sandboxd.OpenTerminalResponseObject, error) {
+	return sandboxd.OpenTerminal409JSONResponse{}, nil
 }
 
 func (b *box) StreamEvents(ctx context.Context, r sandboxd.StreamEventsRequestObject) (sandboxd.StreamEventsResponseObject, error) {

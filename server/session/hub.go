@@ -28,6 +28,19 @@ type Frame struct {
 	Type   string
 	TurnID string // empty: of no turn
 	Event  []byte // the public Event as one line of JSON
+	wire   *wire
+}
+
+// wire is what subscribers send of an event.
+type wire struct {
+	once  sync.Once
+	bytes []byte
+}
+
+// Wire returns what encode makes of the event. It is called once, and all who got the frame share what it returned.
+func (f Frame) Wire(encode func(Frame) []byte) []byte {
+	f.wire.once.Do(func() { f.wire.bytes = encode(f) })
+	return f.wire.bytes
 }
 
 // EncodeEvent returns the public form of an event, as one line of JSON.
@@ -244,7 +257,7 @@ func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, bool, 
 	events, more, err := h.store.EventsWithin(ctx, id, after, replayPage, pageBytes)
 	frames := make([]Frame, len(events))
 	for i, e := range events {
-		frames[i] = Frame{Seq: e.Seq, Type: e.Type, Event: EncodeEvent(e)}
+		frames[i] = Frame{Seq: e.Seq, Type: e.Type, Event: EncodeEvent(e), wire: &wire{}}
 		if e.TurnID != nil {
 			frames[i].TurnID = *e.TurnID
 		}
@@ -256,15 +269,75 @@ func (h *hub) load(ctx context.Context, id string, after int64) ([]Frame, bool, 
 // ends, emit fails or the server closes (then nil). emit gets nil when nothing happened for Heartbeat. store.ErrNotFound if
 // there is no such session.
 func (s *Service) Follow(ctx context.Context, sessionID string, after int64, emit func([]Frame) error) error {
-	for {
-		sess, err := s.o.Store.GetSession(ctx, sessionID)
+	f, err := s.Subscribe(ctx, sessionID, after)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Follow(ctx, emit)
+}
+
+// Feed is a subscription to the events of a session after a cursor. It is for one goroutine at a time, and has to be closed.
+type Feed struct {
+	s     *Service
+	id    string
+	sub   *sub
+	after int64 // emitted up to here
+	from  int64 // what comes through sub begins after it
+}
+
+// Subscribe returns a feed of a session's events after a cursor. store.ErrNotFound if there is no such session.
+func (s *Service) Subscribe(ctx context.Context, sessionID string, after int64) (*Feed, error) {
+	f := &Feed{s: s, id: sessionID, after: after}
+	return f, f.join(ctx)
+}
+
+func (f *Feed) join(ctx context.Context) error {
+	sess, err := f.s.o.Store.GetSession(ctx, f.id)
+	if err == nil {
+		f.sub, f.from = f.s.hub.join(f.id, sess.LastSeq)
+	}
+	return err
+}
+
+// Close ends the subscription.
+func (f *Feed) Close() {
+	if f.sub != nil {
+		f.s.hub.leave(f.id, f.sub)
+	}
+}
+
+// CatchUp emits what was stored before the subscription. Follow does it too; done before, Follow has no need of the store unless
+// the subscriber falls behind.
+func (f *Feed) CatchUp(ctx context.Context, emit func([]Frame) error) error {
+	for f.after < f.from {
+		frames, _, err := f.s.hub.load(ctx, f.id, f.after)
 		if err != nil {
 			return err
 		}
-		sb, from := s.hub.join(sessionID, sess.LastSeq)
-		after, err = s.follow(ctx, sessionID, after, from, sb, emit)
-		s.hub.leave(sessionID, sb)
+		if len(frames) == 0 {
+			break
+		}
+		if err := emit(frames); err != nil {
+			return err
+		}
+		f.after = frames[len(frames)-1].Seq
+	}
+	return nil
+}
+
+// Follow is Service.Follow from where the feed is.
+func (f *Feed) Follow(ctx context.Context, emit func([]Frame) error) error {
+	for {
+		err := f.CatchUp(ctx, emit)
+		if err == nil {
+			err = f.live(ctx, emit)
+		}
 		if !errors.Is(err, errBehind) {
+			return err
+		}
+		f.Close()
+		if err := f.join(ctx); err != nil {
 			return err
 		}
 	}
@@ -272,47 +345,34 @@ func (s *Service) Follow(ctx context.Context, sessionID string, after int64, emi
 
 var errBehind = errors.New("subscriber is behind")
 
-func (s *Service) follow(ctx context.Context, id string, after, from int64, sb *sub, emit func([]Frame) error) (int64, error) {
-	for after < from {
-		frames, _, err := s.hub.load(ctx, id, after)
-		if err != nil {
-			return after, err
-		}
-		if len(frames) == 0 {
-			break
-		}
-		if err := emit(frames); err != nil {
-			return after, err
-		}
-		after = frames[len(frames)-1].Seq
-	}
+func (f *Feed) live(ctx context.Context, emit func([]Frame) error) error {
 	beat := time.NewTicker(Heartbeat)
 	defer beat.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return after, ctx.Err()
-		case <-s.closing:
-			return after, nil
+			return ctx.Err()
+		case <-f.s.closing:
+			return nil
 		case <-beat.C:
 			if err := emit(nil); err != nil {
-				return after, err
+				return err
 			}
-		case frames, ok := <-sb.frames:
+		case frames, ok := <-f.sub.frames:
 			if !ok {
-				return after, errBehind
+				return errBehind
 			}
-			sb.behind.Add(-sizeOf(frames))
-			for len(frames) > 0 && frames[0].Seq <= after {
+			f.sub.behind.Add(-sizeOf(frames))
+			for len(frames) > 0 && frames[0].Seq <= f.after {
 				frames = frames[1:]
 			}
 			if len(frames) == 0 {
 				continue
 			}
 			if err := emit(frames); err != nil {
-				return after, err
+				return err
 			}
-			after = frames[len(frames)-1].Seq
+			f.after = frames[len(frames)-1].Seq
 			beat.Reset(Heartbeat)
 		}
 	}

@@ -2,6 +2,7 @@ package session
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -35,6 +36,11 @@ func (r *reconciler) rest(ctx context.Context, s store.Session) error {
 		}
 		return nil
 	}
+	if SupportsTUI(s.HarnessID) {
+		if used, err := r.terminalUsed(ctx, s); err != nil || used {
+			return err
+		}
+	}
 	return r.update(ctx, s, func(tx *store.SessionTx) error {
 		open, err := tx.OpenTurns()
 		if err != nil || len(open) > 0 || tx.Now().Before(idleAt(tx.Session)) {
@@ -55,16 +61,18 @@ func suspend(tx *store.SessionTx, reason *string) {
 
 // retire removes the sandbox of a suspended session.
 func (r *reconciler) retire(ctx context.Context, s store.Session) error {
-	r.c.unlink(s.ID)
+	r.c.cut(s.ID)
 	if s.SandboxID != "" {
 		if err := r.c.o.Runtime.Delete(ctx, sandbox.ID(s.SandboxID)); err != nil {
 			return fmt.Errorf("delete sandbox: %w", err)
 		}
 	}
-	return r.update(ctx, s, func(tx *store.SessionTx) error {
-		tx.Session.SandboxID, tx.Session.Settled = "", true
+	keyErr := r.endKey(ctx, s)
+	err := r.update(ctx, s, func(tx *store.SessionTx) error {
+		tx.Session.SandboxID, tx.Session.Settled = "", keyErr == nil
 		return nil
 	})
+	return errors.Join(keyErr, err)
 }
 
 // wake starts the next attempt of a suspended session, which stays ready. The controller clears what is left of the one before.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
@@ -47,6 +48,7 @@ func ingestSession(tx *store.SessionTx, rec sandboxd.Record) error {
 		Phase            string `json:"phase"`
 		Detail           string `json:"detail"`
 		HarnessSessionID string `json:"harness_session_id"`
+		Conversation     string `json:"conversation"`
 		Reason           string `json:"reason"`
 	}
 	if json.Unmarshal(rec.Data, &d) != nil || !live(tx.Session.Status) {
@@ -62,13 +64,23 @@ func ingestSession(tx *store.SessionTx, rec sandboxd.Record) error {
 		}
 		tx.Session.Status, tx.Session.SandboxState, tx.Session.ReadyAt = Ready, sandboxRunning, &now
 		setNativeID(tx, d.HarnessSessionID)
-		appendStatus(tx)
+		appendReady(tx, d.Conversation)
+		return endTyped(tx)
 	case rec.Type == "ready":
 		setNativeID(tx, d.HarnessSessionID) // the harness was restarted
 	case rec.Type == "failed", rec.Type == "harness.exited":
 		return endLost(tx, clip(d.Reason, 4000))
 	}
 	return nil
+}
+
+// appendReady tells that an attempt is ready, and how its conversation began, if sandboxd says so.
+func appendReady(tx *store.SessionTx, conversation string) {
+	data := statusData(tx.Session)
+	if slices.Contains([]string{"new", "resumed", "replayed"}, conversation) {
+		data["conversation"] = conversation
+	}
+	tx.Append(store.NewEvent{Type: "session.status", Data: data})
 }
 
 func setNativeID(tx *store.SessionTx, id string) {

@@ -3,6 +3,7 @@ package session_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -40,6 +41,20 @@ func TestDeleteDuringCreatingStaysDeletedAndLeavesNothing(t *testing.T) {
 		}
 		if err := r.service.Delete(t.Context(), "01932c07-9111-7aaa-8c3e-0d9f8e7c6b5a"); !errors.Is(err, store.ErrNotFound) {
 			t.Errorf("delete of unknown: %v", err)
+		}
+	})
+}
+
+func TestASessionWhoseSandboxIsRefusedForGoodFailsAtOnceWithTheReason(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		r := newRig(t, s)
+		r.rt.mu.Lock()
+		r.rt.refuse = fmt.Errorf("create sandbox x: %w: the cluster does not admit it: no such class", sandbox.ErrRefused)
+		r.rt.mu.Unlock()
+		failed := r.await(r.open(session.CreateParams{}), session.Failed)
+		if !contains(*failed.FailureReason, "the cluster does not admit it: no such class") {
+			t.Errorf("reason = %s", *failed.FailureReason)
 		}
 	})
 }

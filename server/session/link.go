@@ -18,6 +18,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/server/gateway"
 	"github.com/litellm-agent-platform/lap/store"
 )
 
@@ -25,6 +26,7 @@ const (
 	callTimeout  = 30 * time.Second
 	silenceMax   = 45 * time.Second // a stream without a record or heartbeat for so long is broken
 	tokenTTL     = 5 * time.Minute
+	maxAnswer    = 64 << 10 // bytes of one answer of a sandbox, streams apart
 	maxRecord    = 4 << 20
 	recordBuffer = 1024
 	groupMax     = 256 // records committed together
@@ -76,12 +78,13 @@ func (c *Controller) link(ctx context.Context, r *reconciler, s store.Session) *
 		r: r, session: s.ID, attempt: s.Attempt, box: sandbox.ID(s.SandboxID), key: key,
 		wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
 	}
-	l.http = &http.Client{Transport: &http.Transport{
-		DialContext:           func(ctx context.Context, _, _ string) (net.Conn, error) { return c.o.Runtime.Dial(ctx, l.box) },
-		MaxIdleConnsPerHost:   2,
-		IdleConnTimeout:       time.Minute,
-		ResponseHeaderTimeout: callTimeout,
-	}}
+	l.http = &http.Client{Transport: shortAnswers{&http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.o.Runtime.Dial(ctx, l.box) },
+		MaxIdleConnsPerHost:    2,
+		IdleConnTimeout:        time.Minute,
+		ResponseHeaderTimeout:  callTimeout,
+		MaxResponseHeaderBytes: maxAnswer,
+	}}}
 	// The error is for an ill-formed address only.
 	l.api, _ = sandboxd.NewClientWithResponses("http://sandbox", sandboxd.WithHTTPClient(l.http), sandboxd.WithRequestEditorFn(l.sign))
 	c.mu.Lock()
@@ -90,6 +93,19 @@ func (c *Controller) link(ctx context.Context, r *reconciler, s store.Session) *
 	go l.run(ctx)
 	return l
 }
+
+// shortAnswers bounds what a sandbox may answer to a call; what is read as a stream its reader bounds.
+type shortAnswers struct{ http.RoundTripper }
+
+func (t shortAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
+	res, err := t.RoundTripper.RoundTrip(r)
+	if err == nil && r.URL.Path != eventsPath && res.StatusCode != http.StatusSwitchingProtocols {
+		res.Body = http.MaxBytesReader(nil, res.Body, maxAnswer)
+	}
+	return res, err
+}
+
+const eventsPath = "/v1/events"
 
 // unlink ends the link of a session, if there is one, and waits for it.
 func (c *Controller) unlink(id string) {
@@ -103,10 +119,20 @@ func (c *Controller) unlink(id string) {
 	}
 }
 
+// cut is unlink for a session whose attempt is over: its way out closes, with every connection.
+func (c *Controller) cut(id string) {
+	c.unlink(id)
+	c.o.Egress.end(id)
+}
+
 func (l *link) sign(_ context.Context, req *http.Request) error {
-	now := time.Now()
-	req.Header.Set(sandbox.TokenHeader, sandbox.SignToken(l.key, sandbox.Claims{Audience: l.box, IssuedAt: now, Expires: now.Add(tokenTTL)}))
+	req.Header.Set(sandbox.TokenHeader, callToken(l.key, l.box))
 	return nil
+}
+
+func callToken(key ed25519.PrivateKey, box sandbox.ID) string {
+	now := time.Now()
+	return sandbox.SignToken(key, sandbox.Claims{Audience: box, IssuedAt: now, Expires: now.Add(tokenTTL)})
 }
 
 func (l *link) run(ctx context.Context) {
@@ -189,6 +215,9 @@ func (l *link) converse(ctx context.Context) (bool, error) {
 	g.Go(func() error { defer close(records); return l.tail(ctx, sess.LogN, records) })
 	g.Go(func() error { return l.ingestAll(ctx, records) })
 	g.Go(func() error { return l.handOver(ctx) })
+	if l.r.c.o.Egress != nil {
+		g.Go(func() error { return l.keepEgress(ctx, sess, agent) })
+	}
 	return true, g.Wait()
 }
 
@@ -209,10 +238,11 @@ func (l *link) bind(ctx context.Context, sess store.Session, agent store.Agent) 
 		if health.JSON200.SessionID == nil || *health.JSON200.SessionID != l.session || health.JSON200.Attempt != l.attempt {
 			return &gone{"its sandbox serves another session"}
 		}
-		return nil
+		return l.renewEgress(ctx, sess, agent)
 	}
 	cfg, err := l.r.binding(ctx, sess, agent)
-	if errors.Is(err, errNoSettings) {
+	var refused *gateway.Refused
+	if errors.Is(err, errNoSettings) || errors.As(err, &refused) {
 		return &gone{err.Error()}
 	}
 	if err != nil {
@@ -298,6 +328,9 @@ func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record) error {
 		}
 		if err := l.observe(ctx, func(tx *store.SessionTx) error { return ingest(tx, group) }); err != nil {
 			return fmt.Errorf("store events: %w", err)
+		}
+		if slices.ContainsFunc(group, endsInstallation) {
+			l.r.c.o.Egress.installed(l.session, l.attempt)
 		}
 		if slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) }) {
 			l.busy.Store(false)

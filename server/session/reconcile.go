@@ -60,7 +60,7 @@ func (r *reconciler) update(ctx context.Context, seen store.Session, fn func(*st
 
 // cleanUp removes what an ended session leaves. Workspace and settings stay unless it is deleted or expired.
 func (r *reconciler) cleanUp(ctx context.Context, s store.Session) error {
-	r.c.unlink(s.ID)
+	r.c.cut(s.ID)
 	if s.SandboxID != "" {
 		if err := r.c.o.Runtime.Delete(ctx, sandbox.ID(s.SandboxID)); err != nil {
 			return fmt.Errorf("delete sandbox: %w", err)
@@ -74,20 +74,22 @@ func (r *reconciler) cleanUp(ctx context.Context, s store.Session) error {
 			return fmt.Errorf("delete settings: %w", err)
 		}
 	}
-	return r.update(ctx, s, func(tx *store.SessionTx) error {
-		tx.Session.SandboxID, tx.Session.Settled = "", true
+	keyErr := r.endKey(ctx, s)
+	err := r.update(ctx, s, func(tx *store.SessionTx) error {
+		tx.Session.SandboxID, tx.Session.Settled = "", keyErr == nil
 		if tx.Session.SandboxState != sandboxNone {
 			tx.Session.SandboxState = sandboxNone
 			appendStatus(tx)
 		}
 		return nil
 	})
+	return errors.Join(keyErr, err)
 }
 
 // assign writes the id of the sandbox to be into the row, before there is one. What an earlier attempt left goes first, for they
 // share the workspace.
 func (r *reconciler) assign(ctx context.Context, s store.Session) error {
-	r.c.unlink(s.ID)
+	r.c.cut(s.ID)
 	if _, err := r.c.o.Store.GetAgent(ctx, s.AgentID); errors.Is(err, store.ErrNotFound) {
 		return r.update(ctx, s, func(tx *store.SessionTx) error { return end(tx, wantStopped, Dead, agentDeleted) })
 	}
@@ -160,6 +162,9 @@ func (r *reconciler) create(ctx context.Context, s store.Session) error {
 	err = r.c.o.Runtime.Create(ctx, sandbox.Spec{
 		ID: sandbox.ID(s.SandboxID), SessionID: s.ID, Harness: s.HarnessID, CallerKey: publicKey(key),
 	})
+	if errors.Is(err, sandbox.ErrRefused) {
+		return r.lost(ctx, s, "its sandbox cannot be made: "+err.Error())
+	}
 	if err != nil {
 		told := r.update(ctx, s, func(tx *store.SessionTx) error {
 			setPhase(tx, phases[0], "the sandbox cannot be made yet: "+err.Error(), 0)
@@ -175,7 +180,7 @@ func (r *reconciler) create(ctx context.Context, s store.Session) error {
 // else dead.
 func (r *reconciler) lost(ctx context.Context, s store.Session, reason string) error {
 	r.c.o.Logger.Info("session lost its sandbox", "session_id", s.ID, "sandbox_id", s.SandboxID, "status", s.Status, "reason", reason)
-	r.c.unlink(s.ID)
+	r.c.cut(s.ID)
 	return r.update(ctx, s, func(tx *store.SessionTx) error { return endLost(tx, reason) })
 }
 

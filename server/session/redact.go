@@ -29,7 +29,11 @@ func (s *Service) masking(ctx context.Context, sess store.Session) (func(string)
 	if err != nil && !errors.Is(err, sandbox.ErrNotFound) {
 		return nil, fmt.Errorf("read settings: %w", err)
 	}
-	secrets := []string{s.o.Gateway.APIKey, s.o.GitToken}
+	g, err := s.o.gatewayOf(sess)
+	if err != nil {
+		g = s.o.Gateway // the key of the session cannot be known, and is of no sandbox that is called any more
+	}
+	secrets := []string{s.o.Gateway.APIKey, g.APIKey, s.o.GitToken}
 	for _, env := range []map[string]string{s.o.Env, agent.EnvVars, own} {
 		for _, v := range env {
 			secrets = append(secrets, v)

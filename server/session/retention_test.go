@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -245,4 +246,46 @@ func TestRowsOfEndedSessionsAndDeletedAgentsAreRemoved(t *testing.T) {
 			t.Errorf("the other session is %+v", s)
 		}
 	})
+}
+
+func TestASessionThatWasUsedSinceItWasListedDoesNotExpire(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		id := r.open(session.CreateParams{})
+		r.await(id, session.Ready)
+		listed := time.Now()
+		stopped, err := r.service.Stop(t.Context(), id) // after it was listed
+		if err != nil {
+			t.Fatal(err)
+		}
+		for before, expired := range map[time.Time]bool{listed.Add(-time.Second): false, stopped.StoppedAt.Add(time.Second): true} {
+			err := r.o.Store.Session(t.Context(), id, func(tx *store.SessionTx) error {
+				if err := session.ExpireOne(tx, before, time.Hour); err != nil {
+					return err
+				}
+				if got := tx.Session.ExpiredAt != nil; got != expired {
+					t.Errorf("before %v: expired is %v", before.Sub(listed), got)
+				}
+				tx.Session.ExpiredAt = nil
+				return nil
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func TestADiagnosisNamesTheKindOfWhatFailedAndNothingElse(t *testing.T) {
+	t.Parallel()
+	for err, want := range map[error]string{
+		context.DeadlineExceeded:                  "it did not come in time",
+		store.ErrUnavailable:                      "the database does not answer",
+		store.ErrNotFound:                         "it does not exist",
+		session.ErrNoSandbox:                      "it does not exist",
+		errors.New("dial tcp 10.0.0.7: no route"): "it could not be read",
+	} {
+		if got := session.Missed(fmt.Errorf("read part: %w", err)); got != want {
+			t.Errorf("%v: %s", err, got)
+		}
+	}
 }

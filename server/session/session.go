@@ -20,22 +20,27 @@ import (
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/server/gateway"
 	"github.com/litellm-agent-platform/lap/server/skill"
 	"github.com/litellm-agent-platform/lap/store"
 )
 
 // Refusals. Their texts are safe to show to callers.
 var (
-	ErrEnded     = errors.New("session has ended")
-	ErrTUI       = errors.New("the session's harness has a terminal and takes no messages")
-	ErrQueueFull = fmt.Errorf("the session has %d queued turns", MaxQueued)
-	ErrNoGateway = errors.New("no model gateway is configured")
-	ErrHarness   = errors.New("this server cannot run the agent's harness")
-	ErrRestart   = errors.New("the session cannot be restarted while it is creating, nor when it or its agent was deleted")
-	ErrClosing   = errors.New("the server is shutting down")
-	ErrExpired   = errors.New("the session's env_vars have expired with its workspace, so it cannot be restarted; open another session")
-	ErrNoSandbox = errors.New("the session has no sandbox")
-	ErrPrompt    = fmt.Errorf("with its skills the prompt would have more than %d characters", skill.MaxPrompt)
+	ErrEnded       = errors.New("session has ended")
+	ErrTUI         = errors.New("the session's harness has a terminal and takes no messages")
+	ErrQueueFull   = fmt.Errorf("the session has %d queued turns", MaxQueued)
+	ErrNoGateway   = errors.New("no model gateway is configured")
+	ErrHarness     = errors.New("this server cannot run the agent's harness")
+	ErrRestart     = errors.New("the session cannot be restarted while it is creating, nor when it or its agent was deleted")
+	ErrClosing     = errors.New("the server is shutting down")
+	ErrExpired     = errors.New("the session's env_vars have expired with its workspace, so it cannot be restarted; open another session")
+	ErrNoSandbox   = errors.New("the session has no sandbox")
+	ErrNoTerminal  = errors.New("the session's harness takes messages and has no terminal")
+	ErrNotReady    = errors.New("the session is not ready")
+	ErrNotWoken    = errors.New("the session could not be woken")
+	ErrUnreachable = errors.New("no connection to the session's sandbox can be made")
+	ErrPrompt      = fmt.Errorf("with its skills the prompt would have more than %d characters", skill.MaxPrompt)
 )
 
 // MaxQueued is how many turns of a session may wait.
@@ -84,6 +89,7 @@ type Options struct {
 	Keyring      *store.Keyring
 	Harnesses    []string          // ids the runtime can run
 	Gateway      sandboxd.Gateway  // zero BaseURL: none
+	GatewayKeys  *gateway.Keys     // makes a key of the gateway for each session; nil: all use that of Gateway
 	Env          map[string]string // environment of every harness, weakest of all
 	GitToken     string            // clone credential of the platform
 	GitHosts     []string          // the only hosts it is sent to
@@ -97,6 +103,7 @@ type Options struct {
 	DataRetention    time.Duration // how long the rows of a session stay after its end; 0: for ever
 	Isolated         bool          // the runtime's sandboxes cannot harm its machine
 	EgressEnforced   bool          // the runtime holds sandboxes to what agents may reach
+	Egress           *Egress       // the way out of sandboxes; nil: the runtime's own business
 	TurnTimeout      time.Duration // for a turn once it was handed over; 0: DefaultTurnTimeout
 }
 
@@ -106,6 +113,8 @@ type Service struct {
 	hub     *hub
 	closing chan struct{}
 	unsub   func()
+
+	terminals terminals
 }
 
 // NewService returns a service; Close ends its streams.
@@ -116,9 +125,10 @@ func NewService(o Options) *Service {
 	return s
 }
 
-// Close ends all streams and waits; it is called once.
+// Close ends all streams and waits until terminals are closed; it is called once.
 func (s *Service) Close() {
 	close(s.closing)
+	s.terminals.wait()
 	s.unsub()
 	s.hub.wait()
 }
@@ -285,9 +295,9 @@ func nextAttempt(tx *store.SessionTx, sandboxState string) {
 
 func appendAttempt(tx *store.SessionTx) {
 	s := tx.Session
-	tx.Append(store.NewEvent{Type: "session.status", Data: map[string]any{
-		"status": s.Status, "sandbox_state": s.SandboxState, "failure_reason": nil, "attempt": s.Attempt, "workspace": workspaceOf(s),
-	}})
+	data := statusData(s)
+	data["attempt"], data["workspace"] = s.Attempt, workspaceOf(s)
+	tx.Append(store.NewEvent{Type: "session.status", Data: data})
 }
 
 // DeleteAgent deletes an agent and stops its live sessions. check, which may be nil, may object to the version that is deleted;
@@ -333,9 +343,11 @@ func end(tx *store.SessionTx, desired, status, reason string) error {
 }
 
 func appendStatus(tx *store.SessionTx) {
-	tx.Append(store.NewEvent{Type: "session.status", Data: map[string]any{
-		"status": tx.Session.Status, "sandbox_state": tx.Session.SandboxState, "failure_reason": tx.Session.FailureReason,
-	}})
+	tx.Append(store.NewEvent{Type: "session.status", Data: statusData(tx.Session)})
+}
+
+func statusData(s *store.Session) map[string]any {
+	return map[string]any{"status": s.Status, "sandbox_state": s.SandboxState, "failure_reason": s.FailureReason}
 }
 
 // callerKey is the key that calls to a sandbox are signed with. An empty id means the current one.

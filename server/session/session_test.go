@@ -34,7 +34,7 @@ func newRig(t *testing.T, s *store.Store) *rig {
 	keyring := storetest.Keyring(t)
 	rt := newFakeRuntime(t)
 	r := &rig{t: t, rt: rt, o: session.Options{
-		Store: s, Runtime: rt, Settings: fakeSettings{rt}, Keyring: keyring, Harnesses: []string{"opencode"},
+		Store: s, Runtime: rt, Settings: fakeSettings{rt}, Keyring: keyring, Harnesses: []string{"opencode", "codex"},
 		Gateway: sandboxd.Gateway{BaseURL: "http://gateway", APIKey: "sk-gw"}, Env: map[string]string{"A": "operator", "B": "operator", "C": "operator"},
 		GitToken: "platform-token", GitHosts: []string{"git.example.com"}, GitProtocols: []string{"https"},
 		StartTimeout: time.Minute, Logger: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -353,8 +353,8 @@ func TestTheQueueOfASessionIsBounded(t *testing.T) {
 
 func TestRefusalsOfCreate(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
-		codex := r.agent(func(a *store.Agent) { a.HarnessID = "codex" })
-		if _, err := r.service.Create(t.Context(), session.CreateParams{AgentID: codex}); !errors.Is(err, session.ErrHarness) {
+		claude := r.agent(func(a *store.Agent) { a.HarnessID = "claude-code" })
+		if _, err := r.service.Create(t.Context(), session.CreateParams{AgentID: claude}); !errors.Is(err, session.ErrHarness) {
 			t.Errorf("harness: %v", err)
 		}
 		o := r.o

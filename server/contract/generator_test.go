@@ -1,4 +1,4 @@
-package apitest_test
+package contract_test
 
 import (
 	"bytes"
@@ -12,20 +12,20 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 
 	"github.com/litellm-agent-platform/lap/gen"
-	"github.com/litellm-agent-platform/lap/server/api/apitest"
+	"github.com/litellm-agent-platform/lap/server/contract"
 )
 
-func newGenerator(t *testing.T, seed uint64) (*apitest.Generator, *openapi3.T) {
+func newGenerator(t *testing.T, seed uint64) (*contract.Generator, *openapi3.T) {
 	t.Helper()
 	doc, err := gen.GetSpec()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return apitest.NewGenerator(doc, rand.New(rand.NewPCG(seed, 0)), apitest.GeneratorOptions{Key: "a key", Marker: "marker", Secret: "secret"}), doc
+	return contract.NewGenerator(doc, rand.New(rand.NewPCG(seed, 0)), contract.GeneratorOptions{Key: "a key", Marker: "marker", Secret: "secret"}), doc
 }
 
 // teach lets a generator believe that its requests have made something.
-func teach(g *apitest.Generator, r *apitest.Request, n int) {
+func teach(g *contract.Generator, r *contract.Request, n int) {
 	id := fmt.Sprintf("01932c07-8f3e-7c4a-9b1d-%012x", n)
 	status, body := http.StatusOK, map[string]any{"id": id, "session_id": r.IDs["session_id"]}
 	switch r.Operation {

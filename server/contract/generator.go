@@ -1,4 +1,4 @@
-package apitest
+package contract
 
 import (
 	"math/rand/v2"
@@ -17,6 +17,7 @@ type GeneratorOptions struct {
 	Key    string // bearer token of good requests
 	Marker string // put into every text that is sent, keys and ids excepted, so that a leak is found by a search
 	Secret string // put into every value of an environment
+	Run    string // begins every Idempotency-Key, so that runs against one server do not share them; at most 64 characters
 	Large  bool   // whether to send bodies of some MiB, now and then
 	// Ends tells whether a good request is answered without more being done, such as one that waits for a turn; nil: each is.
 	Ends func(*Request) bool

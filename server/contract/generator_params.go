@@ -1,4 +1,4 @@
-package apitest
+package contract
 
 import (
 	"fmt"
@@ -81,10 +81,10 @@ func (g *Generator) param(op *endpoint, p *openapi3.Parameter, target *Object, a
 	return v, true
 }
 
-// key returns 2 to 255 characters of visible ASCII, others each time.
+// key returns 2 to 255 characters of visible ASCII, others each time, and in each run if they have a name.
 func (g *Generator) key() string {
 	g.made++
-	b := append(strconv.AppendInt(nil, int64(g.made), 36), '.')
+	b := append(strconv.AppendInt([]byte(g.o.Run), int64(g.made), 36), '.')
 	for range pick(g, []int{0, 1, 20, 255 - len(b)}) {
 		b = append(b, byte('!'+g.IntN('~'-'!'+1)))
 	}
