@@ -60,12 +60,14 @@ type server struct {
 	url     string
 	dir     string
 	gateway *demo.Gateway
-	api     *client.ClientWithResponses
-	cmd     *exec.Cmd
-	log     *os.File
+
+	gatewayURL string
+	api        *client.ClientWithResponses
+	cmd        *exec.Cmd
+	log        *os.File
 }
 
-func newServer(t *testing.T, kind string) *server {
+func newServer(t *testing.T, kind string, env ...string) *server {
 	var database []string
 	if kind == storetest.KindPostgres {
 		database = []string{"DATABASE_URL=" + storetest.Postgres(t)}
@@ -75,13 +77,20 @@ func newServer(t *testing.T, kind string) *server {
 		t.Fatal(err)
 	}
 	s := &server{t: t, dir: dir, gateway: demo.New("sk-gateway-canary")}
+	for _, kv := range env {
+		if master, ok := strings.CutPrefix(kv, "LITELLM_MASTER_KEY="); ok {
+			s.gateway = demo.NewManaged(master)
+		}
+	}
 	gw := httptest.NewServer(s.gateway)
+	s.gatewayURL = gw.URL
 	s.url = "http://" + servertest.FreeAddr(t)
 	s.env = append(database,
 		"PATH="+os.Getenv("PATH"), "HOME="+os.Getenv("HOME"), "DATA_DIR="+dir, "HARNESS_DIR="+servertest.HarnessDir(t),
 		"LISTEN_ADDR="+strings.TrimPrefix(s.url, "http://"), "METRICS_ADDR=off", "MASTER_KEY="+masterKey,
 		"ENCRYPTION_KEY=e2e-encryption-key-0123456789", "LITELLM_API_BASE="+gw.URL, "LITELLM_API_KEY=sk-gateway-canary", "LOG_LEVEL=debug",
 		"CONTAINER_ENV_FROM_OPERATOR=operator-canary")
+	s.env = append(s.env, env...)
 	if s.log, err = os.Create(filepath.Join(dir, "server.log")); err != nil {
 		t.Fatal(err)
 	}
@@ -122,10 +131,10 @@ func tail(path string, n int) string {
 }
 
 // start starts the server and waits until it is ready. It returns how long that took.
-func (s *server) start() time.Duration {
+func (s *server) start(flags ...string) time.Duration {
 	s.t.Helper()
 	begun := time.Now()
-	s.cmd = exec.Command(lap, "serve")
+	s.cmd = exec.Command(lap, append([]string{"serve"}, flags...)...)
 	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = s.env, s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

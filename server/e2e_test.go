@@ -354,7 +354,7 @@ func TestKilledProcessesFailTheirTurnOnceAndNothingElse(t *testing.T) {
 
 	// sandboxd: the session ends, truthfully, with every process of it.
 	turn = running("SLOW: 100 until sandboxd dies")
-	kill(t, s.dir, "sandboxd")
+	kill(t, s.dir, "sandboxd -config")
 	if got := s.ended(id, turn); got.Status != "failed" || got.Info.Error.MustGet().Name != "turn_interrupted" {
 		t.Errorf("turn = %+v", got)
 	}

@@ -29,7 +29,8 @@ func TestAHarnessThatCrashesTwiceInARowEndsTheSessionTruthfully(t *testing.T) {
 		}
 	}
 	got := s.ended(id, turns[2])
-	if e := got.Info.Error.MustGet(); got.Status != "failed" || e.Name != "session_not_ready" {
+	// The second name is for one that was handed over just before the sandbox said that its harness is gone.
+	if e := got.Info.Error.MustGet(); got.Status != "failed" || e.Name != "session_not_ready" && e.Name != "turn_interrupted" {
 		t.Errorf("the turn behind them is %s: %+v", got.Status, e)
 	}
 	dead := s.await(id, client.SessionStatusDead)

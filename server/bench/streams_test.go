@@ -26,6 +26,7 @@ import (
 var (
 	readers     = flag.Int("readers", 1000, "subscribers of one session")
 	reconnects  = flag.Int("reconnects", 20, "how often each of half as many clients reconnects")
+	mixed       = flag.Int("mixed", 20, "sessions at once, of all harnesses in turn")
 	streamWords = flag.Int("words", 300, "words of the turn that is followed, ten a second")
 )
 

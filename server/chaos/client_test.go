@@ -6,6 +6,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/png"
 	"io"
 	"math/rand/v2"
 	"net/http"
@@ -40,6 +42,7 @@ type subject struct {
 	id string
 
 	mu      sync.Mutex // guards the rest
+	tires   bool       // it is suspended after a moment without messages, and gets few
 	sent    []*message
 	subs    []*subscriber
 	stream  [][]event
@@ -64,7 +67,11 @@ func (w *world) anySubject(random *rand.Rand) *subject {
 	if len(w.subjects) == 0 {
 		return nil
 	}
-	return w.subjects[random.IntN(len(w.subjects))]
+	s := w.subjects[random.IntN(len(w.subjects))]
+	if s.tires && random.IntN(10) > 0 {
+		return nil
+	}
+	return s
 }
 
 func (w *world) newMessage(random *rand.Rand, s *subject) *message {
@@ -83,10 +90,33 @@ func (w *world) newMessage(random *rand.Rand, s *subject) *message {
 	default:
 		m.text = fmt.Sprintf("%s wörter %d %s", m.begin(), random.IntN(1000), m.end())
 	}
+	m.picture = random.IntN(8) == 0
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.sent = append(s.sent, m)
 	return m
+}
+
+// dot is a picture of one.
+var dot = sync.OnceValue(func() []byte {
+	var b bytes.Buffer
+	if err := png.Encode(&b, image.NewGray(image.Rect(0, 0, 1, 1))); err != nil {
+		panic(err)
+	}
+	return b.Bytes()
+})
+
+func (m *message) body() (b client.MessageCreate, err error) {
+	if !m.picture {
+		b.Text = nullable.NewNullableWithValue(m.text)
+		return b, nil
+	}
+	var words, picture client.MessagePartCreate
+	if err = words.FromTextPartCreate(client.TextPartCreate{Type: "text", Text: m.text}); err == nil {
+		err = picture.FromImagePartCreate(client.ImagePartCreate{Type: "image", Source: client.ImageSource{Type: "base64", MediaType: "image/png", Data: dot()}})
+	}
+	b.Parts = nullable.NewNullableWithValue([]client.MessagePartCreate{words, picture})
+	return b, err
 }
 
 // deliver sends a message until it is clear whether it was stored. Without a key that may never become clear.
@@ -134,7 +164,10 @@ func (w *world) register(cancel context.CancelFunc) (leave func()) {
 
 // attempt sends a message once, in one of three ways. No error means that all is clear.
 func (w *world) attempt(ctx context.Context, way int, s *subject, m *message) error {
-	text := client.MessageCreate{Text: nullable.NewNullableWithValue(m.text)}
+	text, err := m.body()
+	if err != nil {
+		return err
+	}
 	var key *string
 	if m.key != "" {
 		key = &m.key

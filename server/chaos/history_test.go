@@ -68,6 +68,7 @@ type message struct {
 	n        int
 	key      string // Idempotency-Key; empty: none
 	text     string
+	picture  bool     // has one
 	accepted bool     // an answer said so
 	refused  bool     // an answer said that it was not stored
 	turns    []string // ids that answers gave its turn; more than one is a fault

@@ -124,6 +124,13 @@ func (w *world) tally(h history, last bool) {
 		}
 		w.counts[what]++
 	}
+	for _, e := range h.replay {
+		if e.typ == "session.status" {
+			if state := e.body().Data.SandboxState; state == "suspended" || state == "waking" {
+				w.counts["sandboxes "+state]++
+			}
+		}
+	}
 	w.counts["sessions judged"]++
 }
 

@@ -182,6 +182,12 @@ func TestTheOracleNamesWhatIsWrong(t *testing.T) {
 			h.deeds = h.deeds[1:2]
 			h.turns["t2"] = change(h.turns["t2"], "failed", "turn_interrupted")
 		}},
+		{"a restart leaves its turn running", "interrupted", "turn t2 goes on", func(t *testing.T, h *history) {
+			h.replay = slices.Insert(h.replay, 10, at(t, 10, "session.status", "", `{"status":"creating","sandbox_state":"starting","attempt":2}`))
+		}},
+		{"a session with a turn that waits is suspended", "idle", "with turn t1", func(t *testing.T, h *history) {
+			h.replay = slices.Insert(h.replay, 3, at(t, 3, "session.status", "", `{"status":"ready","sandbox_state":"suspended"}`))
+		}},
 		{"a session rises again", "status", "dead became ready", func(t *testing.T, h *history) {
 			h.replay = append(h.replay, at(t, 16, "session.status", "", `{"status":"ready","sandbox_state":"running"}`))
 		}},

@@ -53,6 +53,9 @@ func (j *judge) replay() {
 			j.violated("seq", "%d comes after %d", e.seq, last)
 		}
 		last = e.seq
+		if e.typ == "session.status" {
+			j.pauses(e, started)
+		}
 		if e.turn == "" {
 			continue
 		}
@@ -73,6 +76,23 @@ func (j *judge) replay() {
 			started[e.turn] = true
 		case e.endsTurn():
 			j.ends[e.turn] = e
+		}
+	}
+}
+
+// pauses checks that no turn lives on when an attempt begins, but those that wait, and none at all when the session is suspended,
+// unless it could not be woken for it.
+func (j *judge) pauses(e event, started map[string]bool) {
+	d := e.body().Data
+	for turn := range j.begun {
+		if _, ended := j.ends[turn]; ended {
+			continue
+		}
+		switch {
+		case d.Attempt > 1 && started[turn]:
+			j.violated("interrupted", "turn %s goes on through %s", turn, e.raw.Value())
+		case d.SandboxState == "suspended" && d.Reason == nil:
+			j.violated("idle", "it was suspended with turn %s: %s", turn, e.raw.Value())
 		}
 	}
 }
@@ -156,8 +176,9 @@ func (j *judge) statuses() {
 // excuseWindow is how long after a deed its consequences may show.
 const excuseWindow = 30 * time.Second
 
-// excused finds whether one of some deeds happened in a time.
+// excused finds whether one of some deeds happened in a time, of which events tell whole milliseconds.
 func (j *judge) excused(from, to time.Time, of string, deeds ...string) {
+	to = to.Add(time.Millisecond)
 	for _, d := range j.h.deeds {
 		if slices.Contains(deeds, d.what) && (d.session == "" || d.session == j.h.session.ID) && !d.from.After(to) && !d.to.Before(from) {
 			return

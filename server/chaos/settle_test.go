@@ -146,6 +146,21 @@ func (w *world) settled(s *subject) bool {
 
 // history gathers all that is known of a session, when its subscribers have read it to the end.
 func (w *world) history(s *subject) (h history, ok bool) {
+	for range 10 {
+		if h, ok = w.collect(s); !ok {
+			return h, false
+		}
+		now, ok := w.session(s.id)
+		if ok && now.Status == h.session.Status && now.SandboxState == h.session.SandboxState {
+			return h, true
+		}
+	}
+	w.violated(s.id, violation{"restless", "it changes though nothing is done"})
+	return h, false
+}
+
+// collect takes one thing after the other, so the session must not change meanwhile: an idle one is suspended at any time.
+func (w *world) collect(s *subject) (h history, ok bool) {
 	if h.session, ok = w.session(s.id); !ok {
 		return h, false
 	}

@@ -2,9 +2,11 @@ package chaos_test
 
 import (
 	"context"
+	"database/sql"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -20,10 +22,13 @@ func (w *world) steer(steering, life context.Context, random *rand.Rand) {
 		missing := len(w.subjects) < w.o.sessions
 		w.mu.Unlock()
 		if missing {
-			w.open(life, random)
+			w.open(steering, life, random)
 			continue
 		}
 		s := w.anySubject(random)
+		if s == nil {
+			continue
+		}
 		status := w.status(steering, s)
 		switch n := random.IntN(100); {
 		case status == "failed" || status == "dead":
@@ -88,9 +93,14 @@ func (w *world) makeAgent(life context.Context) {
 	})
 }
 
-func (w *world) open(life context.Context, random *rand.Rand) {
-	key, s := w.newKey(), &subject{}
+func (w *world) open(steering, life context.Context, random *rand.Rand) {
+	key, s := w.newKey(), &subject{tires: random.IntN(3) == 0}
 	body := client.SessionCreate{}
+	if random.IntN(2) == 0 {
+		m := w.newMessage(random, s)
+		m.key, m.picture, m.accepted = "", false, true // it is stored with the session, or there is no session
+		body.InitialPrompt = nullable.NewNullableWithValue(m.text)
+	}
 	if random.IntN(2) == 0 {
 		body.EnvVars = nullable.NewNullableWithValue(map[string]string{"CHAOS": "yes"})
 	}
@@ -109,9 +119,28 @@ func (w *world) open(life context.Context, random *rand.Rand) {
 		return
 	}
 	w.subscribe(s, random.Uint64())
+	if s.tires {
+		w.tire(steering, s, 500+random.IntN(1500))
+	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.subjects = append(w.subjects, s)
+}
+
+// tire gives a session a shorter idle timeout than the API allows, for that is longer than a round. The database may be away.
+func (w *world) tire(ctx context.Context, s *subject, ms int) {
+	driver, dsn := "sqlite", "file:"+filepath.Join(w.data, "lap.db")+"?_pragma=busy_timeout(5000)"
+	if w.pg != nil {
+		driver, dsn = "pgx", w.pg.DSN()
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	db, err := sql.Open(driver, dsn)
+	if err == nil {
+		_, err = db.ExecContext(ctx, fmt.Sprintf("UPDATE sessions SET idle_timeout_ms = %d WHERE id = '%s'", ms, s.id))
+		_ = db.Close()
+	}
+	w.note("tire %s after %d ms: %v", s.id, ms, err)
 }
 
 // status is what a session's status is, empty if that cannot be learned now.

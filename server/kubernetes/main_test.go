@@ -1,0 +1,240 @@
+package kubernetes_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/oapi-codegen/nullable"
+	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
+
+	"github.com/litellm-agent-platform/lap/gen/client"
+	"github.com/litellm-agent-platform/lap/sandbox/kube/kubetest"
+	"github.com/litellm-agent-platform/lap/sandbox/local"
+	"github.com/litellm-agent-platform/lap/server/api/apitest"
+	"github.com/litellm-agent-platform/lap/server/demo"
+	"github.com/litellm-agent-platform/lap/server/servertest"
+	"github.com/litellm-agent-platform/lap/store/storetest"
+)
+
+const masterKey = "kubernetes-master-key-0123456789"
+
+// canaries are values that must be in no pod and in no log.
+var canaries = []string{"agent-canary", "session-canary", "operator-canary", "sk-gateway-canary", "prompt-canary", masterKey}
+
+// plane is the control plane of all tests of this package.
+var plane *kubetest.Plane
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(kubetest.Main{M: storetest.Runner(m), Use: func(p *kubetest.Plane) { plane = p }},
+		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
+}
+
+// world is a cluster, a database and a gateway, with as many servers as a test starts.
+type world struct {
+	t         *testing.T
+	namespace string
+	node      *kubetest.Kubelet
+	gateway   *demo.Gateway
+	env       []string
+	lap       string
+}
+
+func newWorld(t *testing.T, database string, env ...string) *world {
+	t.Helper()
+	w := &world{t: t, namespace: plane.Namespace(t), gateway: demo.New("sk-gateway-canary"), lap: servertest.Build(t)}
+	programs := map[string]string{}
+	for name, harness := range map[string]string{"opencode": "opencode", "claude": "claude-code"} {
+		var err error
+		if programs[name], err = local.NPM(servertest.HarnessDir(t)).Install(t.Context(), harness, func(s string) { t.Log(s) }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.node = plane.StartKubelet(t, w.namespace, kubetest.KubeletOptions{Programs: programs})
+	gateway := httptest.NewServer(w.gateway)
+	t.Cleanup(gateway.Close)
+	w.env = []string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "METRICS_ADDR=off", "LOG_LEVEL=debug", "MASTER_KEY=" + masterKey,
+		"ENCRYPTION_KEY=kubernetes-encryption-key-0123456789", "LITELLM_API_BASE=" + gateway.URL, "LITELLM_API_KEY=sk-gateway-canary",
+		"CONTAINER_ENV_FROM_OPERATOR=operator-canary", "RUNTIME=kubernetes", "KUBECONFIG=" + plane.Kubeconfig(t),
+		"K8S_NAMESPACE=" + w.namespace, "K8S_PLATFORM_IMAGE=lap:test", "K8S_HARNESS_IMAGE=lap-harness:test", "SANDBOX_VOLUME_SIZE=1Gi",
+		"DATABASE_URL=" + database,
+	}
+	w.env = append(w.env, env...)
+	return w
+}
+
+// server is one process of the real binary.
+type server struct {
+	*world
+	dir, url string
+	api      *client.ClientWithResponses
+	cmd      *exec.Cmd
+}
+
+func (w *world) start() *server {
+	w.t.Helper()
+	addr := servertest.FreeAddr(w.t)
+	s := &server{world: w, dir: w.t.TempDir(), url: "http://" + addr}
+	s.api = apitest.Client(w.t, s.url, masterKey)
+	log, err := os.Create(filepath.Join(s.dir, "server.log"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer log.Close()
+	s.cmd = exec.Command(w.lap, "serve")
+	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = append(w.env, "DATA_DIR="+s.dir, "LISTEN_ADDR="+addr), log, log
+	if err := s.cmd.Start(); err != nil {
+		w.t.Fatal(err)
+	}
+	w.t.Cleanup(func() {
+		s.kill()
+		text, err := os.ReadFile(log.Name())
+		if err != nil {
+			w.t.Error(err)
+		}
+		for _, canary := range canaries {
+			if strings.Contains(string(text), canary) {
+				w.t.Errorf("%s is in the log", canary)
+			}
+		}
+		if w.t.Failed() {
+			w.t.Logf("the end of the server's log:\n%s", text[max(0, len(text)-8000):])
+		}
+	})
+	w.eventually("the server is ready", func() bool { return s.readiness().Status == "ready" })
+	return s
+}
+
+func (s *server) readiness() (r client.Readiness) {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.url+"/readyz", http.NoBody)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return r
+	}
+	defer resp.Body.Close()
+	_ = json.NewDecoder(resp.Body).Decode(&r)
+	return r
+}
+
+func (s *server) leads() bool { return s.readiness().Controller == "leading" }
+
+// kill ends the server at once. It is idempotent.
+func (s *server) kill() {
+	if s.cmd != nil {
+		_ = s.cmd.Process.Signal(unix.SIGKILL)
+		_ = s.cmd.Wait()
+		s.cmd = nil
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-deadline.C:
+			w.t.Fatalf("never: %s", what)
+		case <-tick.C:
+		}
+	}
+}
+
+// open opens a session of a new agent with a harness.
+func (s *server) open(harness client.AgentCreateHarnessID) string {
+	s.t.Helper()
+	a, err := s.api.CreateAgentWithResponse(s.t.Context(), nil, client.AgentCreate{
+		Model: "demo/echo", HarnessID: nullable.NewNullableWithValue(harness), Prompt: nullable.NewNullableWithValue("prompt-canary"),
+		EnvVars: nullable.NewNullableWithValue(map[string]string{"AGENT_SECRET": "agent-canary"}),
+	})
+	if err != nil || a.JSON200 == nil {
+		s.t.Fatalf("create agent: %v", err)
+	}
+	o, err := s.api.CreateSessionWithResponse(s.t.Context(), a.JSON200.ID, nil, client.SessionCreate{
+		EnvVars: nullable.NewNullableWithValue(map[string]string{"SESSION_SECRET": "session-canary"}),
+	})
+	if err != nil || o.JSON200 == nil {
+		s.t.Fatalf("open session: %v", err)
+	}
+	return o.JSON200.ID
+}
+
+func (s *server) session(id string) client.Session {
+	s.t.Helper()
+	r, err := s.api.GetSessionWithResponse(s.t.Context(), id)
+	if err != nil || r.JSON200 == nil {
+		s.t.Fatalf("get session: %v", err)
+	}
+	return *r.JSON200
+}
+
+// await waits for a status and fails if the session ends before.
+func (s *server) await(id string, status client.SessionStatus) client.Session {
+	s.t.Helper()
+	var got client.Session
+	s.eventually("the session is "+string(status), func() bool {
+		got = s.session(id)
+		if got.Status != status && got.Status == client.SessionStatusFailed {
+			s.t.Fatalf("the session failed: %v", got.FailureReason)
+		}
+		return got.Status == status
+	})
+	return got
+}
+
+// say sends a message and returns what the last tool and the last text of the answer say.
+func (s *server) say(id, text string) string {
+	s.t.Helper()
+	r, err := s.api.SendMessageWithResponse(s.t.Context(), id, nil, client.MessageCreate{Text: nullable.NewNullableWithValue(text)})
+	if err != nil || r.JSON200 == nil {
+		s.t.Fatalf("send message: %v %s", err, r.Body)
+	}
+	said := ""
+	for _, p := range r.JSON200.Parts {
+		if p.Output != nil {
+			said += *p.Output
+		}
+		if p.Text != nil {
+			said += *p.Text
+		}
+	}
+	return said
+}
+
+// asked counts how often the model was asked about a text.
+func (w *world) asked(text string) (n int) {
+	for _, r := range w.gateway.Requests() {
+		if m := r.Messages; len(m) > 0 && m[len(m)-1].Role == "user" && strings.Contains(m[len(m)-1].Text, text) {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) objects() []string {
+	w.t.Helper()
+	names, text := plane.Objects(w.t, w.namespace)
+	for _, canary := range canaries {
+		if strings.Contains(text, canary) {
+			w.t.Errorf("%s is in a pod or a volume claim", canary)
+		}
+	}
+	return names
+}
