@@ -10,6 +10,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -20,6 +21,7 @@ const (
 	claudeMCPLook   = 100 * time.Millisecond // between two looks at the MCP servers
 	claudeWrite     = time.Minute            // for claude to read a message
 	claudeQuestions = 16                     // that wait to be refused
+	claudeEnding    = 5 * time.Second        // for a program that reads no more to end
 )
 
 // NewClaudeAgentSDK returns the harness that runs claude as the Claude Agent SDK does and speaks the SDK's protocol with it: a JSON
@@ -81,6 +83,9 @@ func (claudeSDK) Start(ctx context.Context, c Config) (Running, error) {
 	close(r.started)
 	go r.refuse()
 	if err := r.bringUp(up); err != nil {
+		if errors.Is(err, syscall.EPIPE) { // it reads no more, so it is about to end
+			pause(up, claudeEnding)
+		}
 		crashed := up.Err() != nil && ctx.Err() == nil
 		r.Close()
 		return nil, r.startError(err, crashed)

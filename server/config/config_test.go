@@ -105,6 +105,8 @@ func TestValuesThatWouldBeUnsafeAreRefused(t *testing.T) {
 		"DATABASE_URL=postgres://h/d", "DATABASE_URL=postgres://h/d MASTER_KEY=0123456789abcdef", "LITELLM_API_BASE=http://u:p@h",
 		"LITELLM_API_BASE=http://h?x", "CORS_ALLOWED_ORIGINS=null", "CORS_ALLOWED_ORIGINS=https://a/path", "START_TIMEOUT=0s", "TURN_TIMEOUT=0s", "BASE_URL=ftp://x",
 		"MAX_SESSIONS=-1", "SESSION_RATE=10001", "SESSION_RETENTION=-1s", "DATA_RETENTION=1h", "SESSION_RETENTION=0", "DATA_RETENTION=167h",
+		"LITELLM_MASTER_KEY=sk-x", "LITELLM_API_BASE=http://h SESSION_BUDGET=1", "LITELLM_API_BASE=http://h LITELLM_MASTER_KEY=sk-x SESSION_BUDGET=-1",
+		"LITELLM_API_BASE=http://h LITELLM_MASTER_KEY=sk-x SESSION_BUDGET=NaN",
 	} {
 		if _, err := config.Load(append(strings.Split(vars, " "), "HOME=/x")); err == nil {
 			t.Errorf("%s passes", vars)

@@ -1,8 +1,11 @@
 package tty_test
 
 import (
+	"fmt"
 	"net/http"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -192,4 +195,48 @@ func TestAStoppedReaderHoldsUpNobody(t *testing.T) {
 	if n := stopped.raw.Len(); n > 16<<20 {
 		t.Errorf("%d bytes were kept for it", n)
 	}
+}
+
+var memoryFactor = 1
+
+func TestFiftyStoppedReadersCostSandboxdLittle(t *testing.T) {
+	t.Parallel()
+	s := start(t)
+	sess := s.open(client.AgentCreate{}, client.SessionCreate{})
+	reads := s.attach(sess.ID, "", "")
+	flood := func(n int) {
+		reads.types(fmt.Sprintf("yes | head -c 2000000; echo; echo flood $((%d+1)) over\r", n))
+		reads.sees(fmt.Sprintf("flood %d over", n+1))
+	}
+	flood(0)
+	before := s.sandboxdMemory()
+	const readers = 50
+	for range readers {
+		s.attach(sess.ID, "", "") // reads no more than the greeting
+	}
+	flood(1)
+	each := (s.sandboxdMemory() - before) / readers
+	t.Logf("%d KiB for each reader", each>>10)
+	if each > memoryFactor<<20 {
+		t.Errorf("%d bytes for each reader", each)
+	}
+}
+
+// sandboxdMemory is what is resident of the only sandboxd, in bytes.
+func (s *stack) sandboxdMemory() int {
+	s.t.Helper()
+	for pid, line := range processes(s.dir) {
+		status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+		_, rest, found := strings.Cut(string(status), "VmRSS:")
+		if err != nil || !found || !strings.Contains(line, " sandboxd ") {
+			continue
+		}
+		kb, err := strconv.Atoi(strings.Fields(rest)[0])
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return kb << 10
+	}
+	s.t.Fatal("no sandboxd runs")
+	return 0
 }
