@@ -311,7 +311,7 @@ func TestARefusedTerminalIsNeverRaw(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := newTTYServer(t)
-			s.refuse = refusal(c.status, c.code, "no \x1b[2Jsession")
+			s.set(func() { s.refuse = refusal(c.status, c.code, "no \x1b[2Jsession") })
 			x := clitest.Start(t, 80, 24, lap(t, s.url, "attach", sessionID))
 			if code := x.Wait(); code != 1 {
 				t.Errorf("exit code %d", code)
@@ -324,7 +324,7 @@ func TestARefusedTerminalIsNeverRaw(t *testing.T) {
 func TestAnEndedSessionIsNotAttachedTo(t *testing.T) {
 	t.Parallel()
 	s := newTTYServer(t)
-	s.status = "failed"
+	s.set(func() { s.status = "failed" })
 	x := clitest.Start(t, 80, 24, lap(t, s.url, "attach", sessionID))
 	if code := x.Wait(); code != 1 {
 		t.Errorf("exit code %d", code)
@@ -346,10 +346,12 @@ func TestWaitingForTheFirstConnectionIsInterrupted(t *testing.T) {
 	t.Parallel()
 	s := newTTYServer(t)
 	asked := make(chan struct{}, 64)
-	s.refuse = func(w http.ResponseWriter) bool {
-		asked <- struct{}{}
-		return refusal(http.StatusServiceUnavailable, "shutting_down", "the server is shutting down")(w)
-	}
+	s.set(func() {
+		s.refuse = func(w http.ResponseWriter) bool {
+			asked <- struct{}{}
+			return refusal(http.StatusServiceUnavailable, "shutting_down", "the server is shutting down")(w)
+		}
+	})
 	x := clitest.Start(t, 80, 24, lap(t, s.url, "attach", sessionID))
 	<-asked
 	x.Type("\x03")
