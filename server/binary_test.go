@@ -131,10 +131,10 @@ func tail(path string, n int) string {
 }
 
 // start starts the server and waits until it is ready. It returns how long that took.
-func (s *server) start(flags ...string) time.Duration {
+func (s *server) start() time.Duration {
 	s.t.Helper()
 	begun := time.Now()
-	s.cmd = exec.Command(lap, append([]string{"serve"}, flags...)...)
+	s.cmd = exec.Command(lap, "serve")
 	s.cmd.Env, s.cmd.Stdout, s.cmd.Stderr = s.env, s.log, s.log
 	if err := s.cmd.Start(); err != nil {
 		s.t.Fatal(err)

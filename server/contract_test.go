@@ -15,7 +15,6 @@ import (
 func TestTheContractCommandChecksADeployment(t *testing.T) {
 	t.Parallel()
 	s := newServer(t, storetest.KindSQLite)
-	s.start("--demo")
 	junit := filepath.Join(t.TempDir(), "junit.xml")
 	contract := func(key string, args ...string) (string, error) {
 		cmd := exec.CommandContext(t.Context(), lap, append([]string{"contract", "--seed", "5", "--junit", junit}, args...)...)
