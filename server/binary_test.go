@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -121,12 +122,15 @@ func newServer(t *testing.T, kind string, env ...string) *server {
 	return s
 }
 
+// tail returns the last lines of a log, without those of the tests' own looking.
 func tail(path string, n int) string {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.SplitAfter(string(b), "\n")
+	lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"), func(line string) bool {
+		return strings.Contains(line, `"method":"GET"`) && strings.Contains(line, `"status":200`)
+	})
 	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 

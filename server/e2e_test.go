@@ -36,7 +36,12 @@ func (s *server) watch(id string) *watcher {
 	w := &watcher{}
 	var wg sync.WaitGroup
 	w.stop = func() { cancel(); wg.Wait() }
-	s.t.Cleanup(w.stop)
+	s.t.Cleanup(func() {
+		w.stop()
+		if all := w.all(); s.t.Failed() {
+			s.t.Logf("the last that was seen of session %s:\n%s", id, strings.Join(all[max(0, len(all)-20):], "\n"))
+		}
+	})
 	wg.Go(func() {
 		var after int64
 		for ctx.Err() == nil {

@@ -22,6 +22,7 @@ func TestATurnGoesOnWithoutItsClient(t *testing.T) {
 	id := s.open(demoAgent(), client.SessionCreate{})
 	s.await(id, client.SessionStatusReady)
 	live := s.watch(id)
+	s.eventually("a live reader", time.Minute, func() bool { return count(live.all(), "session.status", `"ready"`) == 1 }) // deltas are never replayed
 	text := client.MessageCreate{Text: nullable.NewNullableWithValue("SLOW: 10")}
 	started := func(n int) string {
 		s.eventually("first words", 2*time.Minute, func() bool { return count(live.all(), "turn.started", "") == n && lastDelta(live.all()) != "" })

@@ -247,6 +247,11 @@ func (g *Generator) Learn(r *Request, status int, header http.Header, body []byt
 	if r.Header.Get("Idempotency-Key") != "" && r.Repeats == nil && r.repeatable() {
 		g.keyed = keep(g.keyed, &Exchange{r, status, header, body}, 64)
 	}
+	if first := r.Repeats; first != nil && !first.keyTaken() {
+		now := *r // the first that may have taken the key, which first did not
+		now.Repeats = nil
+		*first = Exchange{&now, status, header, body}
+	}
 	if status >= 300 || header.Get("Idempotency-Replayed") != "" {
 		return
 	}

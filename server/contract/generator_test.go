@@ -102,3 +102,29 @@ func TestTheSameSeedGivesTheSameRequests(t *testing.T) {
 		}
 	}
 }
+
+// A message that is refused does not take its key; a repeat that is accepted does, and is what later ones repeat.
+func TestARepeatThatIsAcceptedIsTheFirst(t *testing.T) {
+	t.Parallel()
+	g, _ := newGenerator(t, 2)
+	var first, accepted *contract.Request
+	for n := range 200_000 {
+		r := g.Next()
+		switch repeats := r.Operation == "sendMessage" && r.Repeats != nil; {
+		case accepted != nil && repeats && r.Header.Get("Idempotency-Key") == accepted.Header.Get("Idempotency-Key"):
+			if r.Repeats.Status != http.StatusAccepted || !bytes.Equal(r.Repeats.Request.Body, accepted.Body) {
+				t.Errorf("it repeats a request that was answered %d, want the accepted one", r.Repeats.Status)
+			}
+			return
+		case first == nil && r.Operation == "sendMessage" && r.Repeats == nil && len(r.Flaws) == 0 && r.Header.Get("Idempotency-Key") != "":
+			first = r
+			g.Learn(r, http.StatusNotFound, http.Header{}, []byte(`{"code":"session_not_ready"}`))
+		case accepted == nil && repeats && r.Repeats.Request == first:
+			accepted = r
+			g.Learn(r, http.StatusAccepted, http.Header{}, []byte(`{}`))
+		case first == nil:
+			teach(g, r, n)
+		}
+	}
+	t.Fatal("no such repeat came")
+}

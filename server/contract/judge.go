@@ -97,7 +97,7 @@ func Stored(status int) bool {
 // CheckRepeat checks the answer to a request whose key was used; done is false if it counts as a new request.
 func CheckRepeat(x *Exchange) (done bool, wrong []string) {
 	q, first := x.Request, x.Request.Repeats
-	if !Stored(first.Status) || q.NamesTurn() && first.Status != http.StatusAccepted {
+	if !first.keyTaken() {
 		return false, nil
 	}
 	same := bytes.Equal(q.Body, first.Request.Body)
@@ -119,6 +119,11 @@ func CheckRepeat(x *Exchange) (done bool, wrong []string) {
 		wrong = append(wrong, "want Idempotency-Replayed")
 	}
 	return true, wrong
+}
+
+// keyTaken tells whether the server keeps the answer, or the turn, under the Idempotency-Key of the request.
+func (x *Exchange) keyTaken() bool {
+	return Stored(x.Status) && (!x.Request.NamesTurn() || x.Status == http.StatusAccepted)
 }
 
 // anonymous is an answer without what tells a repeat from the first one. That of an abort is not what is stored: it depends on how
