@@ -14,7 +14,11 @@ import (
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
-const counted = "[demo] 1 2 3 4 5 6 7 8 9 10 "
+// The demo gateway counts for four seconds, long enough for a reader on a busy machine to see a piece before all of it is there.
+const (
+	slowly  = "SLOW: 40"
+	counted = "[demo] 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30 31 32 33 34 35 36 37 38 39 40 "
+)
 
 func TestATurnGoesOnWithoutItsClient(t *testing.T) {
 	t.Parallel()
@@ -23,7 +27,7 @@ func TestATurnGoesOnWithoutItsClient(t *testing.T) {
 	s.await(id, client.SessionStatusReady)
 	live := s.watch(id)
 	s.eventually("a live reader", time.Minute, func() bool { return count(live.all(), "session.status", `"ready"`) == 1 }) // deltas are never replayed
-	text := client.MessageCreate{Text: nullable.NewNullableWithValue("SLOW: 10")}
+	text := client.MessageCreate{Text: nullable.NewNullableWithValue(slowly)}
 	started := func(n int) string {
 		s.eventually("first words", 2*time.Minute, func() bool { return count(live.all(), "turn.started", "") == n && lastDelta(live.all()) != "" })
 		return lastDelta(live.all())
@@ -75,7 +79,7 @@ func TestATurnGoesOnWithoutItsClient(t *testing.T) {
 	if all := s.folded(events); count(all, "message.part", counted) != 1 {
 		t.Errorf("joined: %q", all)
 	}
-	if n := s.asked("SLOW: 10"); n != 2 {
+	if n := s.asked(slowly); n != 2 {
 		t.Errorf("the model was asked %d times", n)
 	}
 }
