@@ -2,6 +2,7 @@ package harness
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -14,11 +15,12 @@ import (
 
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/litellm-agent-platform/lap/sandbox/marked"
 )
 
 const (
 	termGrace   = 5 * time.Second // between SIGTERM and SIGKILL
-	sweepGrace  = 5 * time.Second // to see killed processes go
 	outputGrace = 500 * time.Millisecond
 	tailLines   = 20
 	tailWidth   = 500 // bytes of a line
@@ -117,7 +119,7 @@ func closeAll(files []*os.File) {
 // wait ends what the process left behind before it says that the process is over.
 func (p *process) wait(output *sync.WaitGroup) {
 	defer close(p.done)
-	awaitExit(p.cmd.Process.Pid)
+	marked.AwaitExit(p.cmd.Process.Pid)
 	p.mu.Lock()
 	_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGKILL) // the zombie leader keeps the group's id from being reused
 	err := p.cmd.Wait()
@@ -126,23 +128,13 @@ func (p *process) wait(output *sync.WaitGroup) {
 	if p.spec.exited != nil {
 		p.spec.exited()
 	}
-	killMarked(p.mark)
+	_ = marked.End(context.Background(), p.mark) // the sandbox ends what is left
 	for _, f := range p.files {
 		_ = f.SetDeadline(time.Now().Add(outputGrace))
 	}
 	output.Wait()
 	closeAll(p.files)
 	p.reason = p.spec.redact(p.exitReason(err))
-}
-
-// awaitExit returns when a child has ended and does not reap it.
-func awaitExit(pid int) {
-	for {
-		err := unix.Waitid(unix.P_PID, pid, nil, unix.WEXITED|unix.WNOWAIT, nil)
-		if !errors.Is(err, unix.EINTR) {
-			return
-		}
-	}
 }
 
 func (p *process) exitReason(err error) string {
@@ -200,43 +192,6 @@ func (p *process) close() {
 	}
 	p.signal(unix.SIGKILL)
 	<-p.done
-}
-
-// killMarked kills every process with the mark in its environment, until none is left or the grace has passed. Zombies have no
-// environment and count as gone.
-func killMarked(mark string) {
-	for deadline := time.Now().Add(sweepGrace); time.Now().Before(deadline); {
-		found := false
-		entries, _ := os.ReadDir("/proc")
-		for _, e := range entries {
-			if pid, err := strconv.Atoi(e.Name()); err == nil && pid != os.Getpid() && marked(pid, mark) {
-				killPinned(pid, mark)
-				found = true
-			}
-		}
-		if !found {
-			return
-		}
-		pause := time.NewTimer(5 * time.Millisecond)
-		<-pause.C
-	}
-}
-
-func marked(pid int, mark string) bool {
-	env, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/environ")
-	return err == nil && bytes.Contains(append([]byte{0}, env...), []byte("\x00"+mark+"\x00"))
-}
-
-// killPinned kills through a pidfd, taken before the second look: the pid cannot become another's in between.
-func killPinned(pid int, mark string) {
-	fd, err := unix.PidfdOpen(pid, 0)
-	if err != nil {
-		return
-	}
-	defer unix.Close(fd)
-	if marked(pid, mark) {
-		_ = unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) // already gone
-	}
 }
 
 // tail keeps the last lines of an output.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/litellm-agent-platform/lap/sandbox"
+	"github.com/litellm-agent-platform/lap/sandbox/marked"
 )
 
 // box is one sandbox. Until it is cancelled, or the sandbox has exited, the goroutine of live alone changes its state; after
@@ -105,7 +106,7 @@ func (b *box) bringUp(ctx context.Context) (*process, error) {
 // clear makes room for the first sandboxd of the directory: one that a former server had started, but that had not locked the
 // directory when it was looked at, is ended, or returned if it cannot be found that way and has said who it is.
 func (b *box) clear(ctx context.Context) (*process, error) {
-	if err := sweep(ctx, b.rec.ID); err != nil {
+	if err := b.sweep(ctx); err != nil {
 		return nil, err
 	}
 	p, err := b.awaitIdentity(ctx)
@@ -116,6 +117,14 @@ func (b *box) clear(ctx context.Context) (*process, error) {
 		return nil, errors.Join(removeFile(b.dir, pidFile), removeFile(b.dir, sockFile))
 	}
 	return p, err
+}
+
+// sweep ends every process of the sandbox, also those that left their session.
+func (b *box) sweep(ctx context.Context) error {
+	if err := marked.End(ctx, sandboxEnv+"="+string(b.rec.ID)); err != nil {
+		return fmt.Errorf("end processes of sandbox %s: %w", b.rec.ID, err)
+	}
+	return nil
 }
 
 // awaitIdentity is find, but waits for a sandboxd that holds the lock and has not written its identity yet.

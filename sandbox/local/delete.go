@@ -136,7 +136,7 @@ func (b *box) end(reason string) error {
 		p.reap()
 		p.close()
 	}
-	if err := sweep(b.r.ctx, b.rec.ID); err != nil {
+	if err := b.sweep(b.r.ctx); err != nil {
 		return err
 	}
 	if held, err := locked(b.dir); held || err != nil {

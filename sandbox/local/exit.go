@@ -55,7 +55,7 @@ func endReason(err error) string {
 
 // finish makes the sandbox Exited, for good: nothing of it runs any more and the reason is on disk.
 func (b *box) finish(ctx context.Context, e exit) {
-	if err := sweep(ctx, b.rec.ID); err != nil {
+	if err := b.sweep(ctx); err != nil {
 		b.r.log.Error("sandbox left processes", "sandbox_id", b.rec.ID, "err", err)
 	}
 	if ctx.Err() != nil {

@@ -200,3 +200,15 @@ func readStat(pid int) (start uint64, state byte, err error) {
 	start, err = strconv.ParseUint(string(fields[19]), 10, 64) // field 22 of the line
 	return start, fields[0][0], err
 }
+
+// pause waits, and reports false if ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -32,6 +32,9 @@ const idleExitS = 600 // sandboxd ends itself when nobody has called for so long
 // passedEnv is all that sandboxd inherits: nothing in it is a secret of the server.
 var passedEnv = []string{"PATH", "LANG", "LC_ALL", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS"}
 
+// sandboxEnv is in the environment of every process of a sandbox: it is how those that left their session are found.
+const sandboxEnv = "LAP_SANDBOX_ID"
+
 // start starts sandboxd in a session of its own, with its output in a file, so that it outlives this process.
 func (b *box) start(bin string) (*process, error) {
 	root, err := b.layout()

@@ -17,6 +17,8 @@ import (
 	"github.com/creack/pty"
 	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
+
+	"github.com/litellm-agent-platform/lap/sandbox/marked"
 )
 
 // Size of a terminal in cells.
@@ -200,14 +202,14 @@ func (t *Terminal) write() {
 // wait ends what the program left behind before it says that the program is over.
 func (t *Terminal) wait() {
 	defer close(t.done)
-	awaitExit(t.cmd.Process.Pid)
+	marked.AwaitExit(t.cmd.Process.Pid)
 	t.signals.Lock()
 	_ = unix.Kill(-t.cmd.Process.Pid, unix.SIGKILL) // the zombie leader keeps the group's id from being reused
 	_ = t.cmd.Wait()
 	t.reaped = true
 	t.signals.Unlock()
 	t.code = exitCode(t.cmd.ProcessState)
-	killMarked(t.mark)
+	_ = marked.End(context.Background(), t.mark) // the sandbox ends what is left
 	close(t.gone)
 	_ = t.pty.SetWriteDeadline(time.Now())
 	_ = t.pty.SetReadDeadline(time.Now().Add(outputGrace)) // a stranger may hold the other end

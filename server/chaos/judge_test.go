@@ -67,7 +67,7 @@ func (w *world) probe(s *subject) {
 	random := rand.New(rand.NewPCG(0, 0))
 	m := w.newMessage(random, s)
 	m.key = "chaos-probe-" + m.begin()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), startTimeout+30*time.Second)
 	defer cancel()
 	for {
 		err := w.attempt(ctx, 0, s, m)
@@ -136,7 +136,7 @@ func (w *world) tally(h history, last bool) {
 
 // finish deletes all sessions, judges a last time and checks that nothing is left of anything.
 func (w *world) finish() {
-	life, end := context.WithTimeout(context.Background(), time.Minute)
+	life, end := context.WithTimeout(context.Background(), startTimeout+30*time.Second)
 	defer end()
 	w.mu.Lock()
 	all := slices.Clone(w.subjects)
