@@ -135,5 +135,11 @@ type ReplyError struct {
 
 // Error says what the turn's error is.
 func (e *ReplyError) Error() string {
-	return strings.TrimSuffix("the turn failed: "+e.Name+": "+e.Message, ": ")
+	text := "the turn failed"
+	for _, more := range []string{e.Name, e.Message} {
+		if more != "" {
+			text += ": " + more
+		}
+	}
+	return text
 }
