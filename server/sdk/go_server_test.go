@@ -78,16 +78,21 @@ func until(t *testing.T, what string, ok func() bool) {
 // fenced is the first block of a language in a Markdown file, as it stands there.
 func fenced(t *testing.T, path, language string) string {
 	t.Helper()
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(b), "\n```"+language+"\n")
+	_, rest, ok := strings.Cut(readFile(t, path), "\n```"+language+"\n")
 	block, _, closed := strings.Cut(rest, "\n```\n")
 	if !ok || !closed {
 		t.Fatalf("%s has no block of %s", path, language)
 	}
 	return block + "\n"
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }
 
 // program runs a program to its end and returns what it printed.
