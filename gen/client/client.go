@@ -18,6 +18,9 @@ import (
 	"github.com/oapi-codegen/nullable"
 )
 
+// Version is that of the specification that this client is made of; requests carry it as User-Agent.
+const Version = "0.1.0"
+
 const (
 	defaultRetries  = 4
 	defaultWait     = time.Minute
@@ -71,7 +74,10 @@ func New(o Options) (*API, error) {
 	}
 	o.Retries = max(orDefault(o.Retries, defaultRetries), 0)
 	o.LongestWait, o.Patience = orDefault(o.LongestWait, defaultWait), orDefault(o.Patience, defaultPatience)
-	auth := func(h http.Header) { h.Set("Authorization", "Bearer "+key) }
+	auth := func(h http.Header) {
+		h.Set("Authorization", "Bearer "+key)
+		h.Set("User-Agent", "lap-go/"+Version)
+	}
 	once := &sender{quick: quick, patient: patient, auth: auth}
 	again := *once
 	again.retries, again.longest = o.Retries, o.LongestWait

@@ -3,6 +3,7 @@ package client_test
 import (
 	"context"
 	"errors"
+	"iter"
 	"net/http"
 	"strings"
 	"testing"
@@ -118,9 +119,15 @@ func TestAMessageIsOneTurnHoweverOftenItIsSent(t *testing.T) {
 		if got := kinds.String(); got != "turn.queued turn.started message.delta message.delta message.part message.part turn.completed " {
 			t.Errorf("events %s", got)
 		}
-		for range turn { // once more, the same turn
-			break
+		first := func(turn iter.Seq2[client.Event, error]) {
+			for e, err := range turn {
+				if err != nil || e.Seq != 3 {
+					t.Errorf("%+v %v", e, err)
+				}
+				break
+			}
 		}
+		first(turn) // once more, the same turn
 		seen := w.requests()
 		for _, r := range seen {
 			if r != seen[0] || r.key == "" || r.body != `{"text":"hi"}` {
@@ -130,12 +137,8 @@ func TestAMessageIsOneTurnHoweverOftenItIsSent(t *testing.T) {
 		if len(seen) != 6 {
 			t.Errorf("%d requests", len(seen))
 		}
-		for range a.Turn(t.Context(), "s1", &client.StreamMessageParams{IdempotencyKey: new("mine")}, client.Text("hi")) {
-			break
-		}
-		for range a.Turn(t.Context(), "s1", nil, client.Text("hi")) {
-			break
-		}
+		first(a.Turn(t.Context(), "s1", &client.StreamMessageParams{IdempotencyKey: new("mine")}, client.Text("hi")))
+		first(a.Turn(t.Context(), "s1", nil, client.Text("hi")))
 		if seen = w.requests(); seen[6].key != "mine" || seen[7].key == seen[0].key {
 			t.Errorf("keys %+v", seen)
 		}

@@ -81,7 +81,10 @@ func TestAListStopsWhereItsReaderDoesAndTellsItsError(t *testing.T) {
 	t.Parallel()
 	a, w := api(t, client.Options{}, append(pages(3)[:2], refuses(http.StatusBadRequest, "invalid_request"))...)
 	params := &client.ListAgentsParams{Limit: new(1), Total: new(true)}
-	for range a.Agents(t.Context(), params) {
+	for first, err := range a.Agents(t.Context(), params) {
+		if err != nil || first.ID != "1" {
+			t.Errorf("%+v %v", first, err)
+		}
 		break
 	}
 	if seen := w.requests(); len(seen) != 1 || !strings.Contains(seen[0].path, "limit=1&total=true") {
@@ -132,6 +135,9 @@ func TestNothingOfTheSpecificationIsForgotten(t *testing.T) {
 	}
 	if lists != 5 {
 		t.Errorf("%d lists", lists)
+	}
+	if !strings.Contains(spec, "\n  version: "+client.Version+"\n") {
+		t.Errorf("the specification has another version than %s", client.Version)
 	}
 	known := map[string]bool{}
 	for _, m := range regexp.MustCompile(`Code = "([a-z_]+)"`).FindAllStringSubmatch(sources, -1) {

@@ -24,6 +24,8 @@ __all__ = [
     "RateLimited", "Unavailable", "TurnError",
 ]
 
+__version__ = "0.1.0"  # of the specification; requests carry it as User-Agent
+
 _API = "/api/v1/managed_agents"
 _ANSWER_TIMEOUT = 60.0  # seconds until an answer begins
 _QUIET_TIMEOUT = 45.0  # of an event stream; a heartbeat comes every 15 s
@@ -169,6 +171,7 @@ class Client:
             url += "?" + urllib.parse.urlencode(given)
         data = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         req = urllib.request.Request(url, data=data, method=method, headers=headers or {})
+        req.add_header("User-Agent", "lap-python/" + __version__)
         if data is not None:
             req.add_header("Content-Type", "application/json")
         req.add_unredirected_header("Authorization", "Bearer " + self._key)

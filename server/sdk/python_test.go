@@ -128,8 +128,10 @@ func pythonBadLine(t *testing.T, s liveServer, tree string) {
 	}
 	a := goClient(t, s.url)
 	sessions := 0
-	for range a.Sessions(t.Context(), &client.ListSessionsParams{AgentID: &got.Agent}) {
-		sessions++
+	for _, err := range a.Sessions(t.Context(), &client.ListSessionsParams{AgentID: &got.Agent}) {
+		if sessions++; err != nil {
+			t.Fatal(err)
+		}
 	}
 	if sessions != 1 {
 		t.Errorf("%d sessions", sessions)
