@@ -57,7 +57,7 @@ type API struct {
 	o    Options
 }
 
-// New returns a client. It connects to nothing yet.
+// New returns a client, to be made once and kept: it has connections of its own. It connects to nothing yet.
 func New(o Options) (*API, error) {
 	u, err := url.Parse(o.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {

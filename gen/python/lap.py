@@ -238,6 +238,13 @@ class Client:
             return self._open("POST", _session(session_id) + "/message_stream", None, body, headers, _QUIET_TIMEOUT)
         return self._follow(0, stream, lambda event: event["type"] in _ENDS)
 
+    def message(self, session_id: str, message: Union[str, dict], *, key: Optional[str] = None) -> dict:
+        """Sends a message and returns its turn, ended: `status`, `info`, `parts`."""
+        turn_id = None
+        for event in self.turn(session_id, message, key=key):
+            turn_id = event["turn_id"]
+        return self.get("%s/turns/%s" % (_session(session_id), _quote(str(turn_id))))
+
     def _follow(self, after: int, stream: Callable[[int], Any], last: Callable[[dict], bool]) -> Iterator[dict]:
         begun, attempt, lost = _clock(), 0, False
         while True:

@@ -76,6 +76,7 @@ reply, shown = lap.Reply(), ""
 for event in api.turn(id, "SLOW: 12"):
     shown += reply.add(event)
 reply.check()
+whole = api.message(id, "whole")
 roles = [m["info"]["role"] for m in api.messages(id, limit=1)]
 try:
     api.post(f"/api/v1/managed_agents/sessions/{id}/message", {"text": "x", "parts": []})
@@ -89,7 +90,7 @@ api.post(f"/api/v1/managed_agents/sessions/{id}/stop")
 follower.join()
 api.delete(f"/api/v1/managed_agents/agents/{agent['id']}")
 print(json.dumps({"agent": agent["id"], "session": id, "live": live, "reply": reply.text, "shown": shown, "roles": roles,
-    "refused": refused, "skills": skills}))
+    "refused": refused, "skills": skills, "whole": whole["status"] + ": " + whole["parts"][-1]["text"]}))
 `
 
 // pythonBadLine loses answers and cuts streams: what was done is done once, no event is missing or comes twice.
@@ -103,10 +104,11 @@ func pythonBadLine(t *testing.T, s liveServer, tree string) {
 		line.lose["POST /api/v1/skills"] = 3
 	})
 	var got struct {
-		Agent, Session, Reply, Shown string
-		Live                         []int64
-		Roles, Skills                []string
-		Refused                      []any
+		Agent, Session, Reply, Shown, Whole string
+
+		Live          []int64
+		Roles, Skills []string
+		Refused       []any
 	}
 	if err := json.Unmarshal([]byte(python(t, t.TempDir(), tree, line.url, "-c", pythonScript)), &got); err != nil {
 		t.Fatal(err)
@@ -114,8 +116,11 @@ func pythonBadLine(t *testing.T, s liveServer, tree string) {
 	if want := "[demo] 1 2 3 4 5 6 7 8 9 10 11 12 "; got.Reply != want || got.Shown != want {
 		t.Errorf("reply %q, shown %q", got.Reply, got.Shown)
 	}
-	if roles := strings.Join(got.Roles, " "); roles != "user assistant" {
+	if roles := strings.Join(got.Roles, " "); roles != "user assistant user assistant" {
 		t.Errorf("the transcript is %s", roles)
+	}
+	if !strings.HasPrefix(got.Whole, "completed: [demo]") || !strings.HasSuffix(got.Whole, "You said: whole") {
+		t.Errorf("the whole turn is %q", got.Whole)
 	}
 	if names := strings.Join(got.Skills, ", "); names != "python 4, python 3, python 2, python 1, python 0" {
 		t.Errorf("skills %s", names)
