@@ -8,14 +8,11 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/oapi-codegen/nullable"
 
 	"github.com/litellm-agent-platform/lap/gen/client"
 	"github.com/litellm-agent-platform/lap/server/config"
@@ -101,16 +98,11 @@ type demoRun struct {
 	out      io.Writer
 	begun    time.Time
 	url, key string
-	api      *client.ClientWithResponses
+	api      *client.API
 }
 
 func (d *demoRun) say(format string, args ...any) {
 	fmt.Fprintf(d.out, "[%6.1fs] %s\n", time.Since(d.begun).Seconds(), fmt.Sprintf(format, args...))
-}
-
-func (d *demoRun) authorize(_ context.Context, req *http.Request) error {
-	req.Header.Set("Authorization", "Bearer "+d.key)
-	return nil
 }
 
 var demoMessages = []string{
@@ -120,29 +112,23 @@ var demoMessages = []string{
 
 func (d *demoRun) converse(ctx context.Context) error {
 	var err error
-	if d.api, err = client.NewClientWithResponses(d.url, client.WithRequestEditorFn(d.authorize)); err != nil {
+	if d.api, err = client.New(client.Options{URL: d.url, Key: d.key}); err != nil {
 		return err
 	}
 	agent, err := d.api.CreateAgentWithResponse(ctx, nil, client.AgentCreate{
-		Model: "demo/echo", Name: nullable.NewNullableWithValue("demo"),
-		Prompt: nullable.NewNullableWithValue("You are a helpful coding agent."),
-		SandboxFiles: nullable.NewNullableWithValue([]client.SandboxFileCreate{
+		Model: "demo/echo", Name: client.Value("demo"),
+		Prompt: client.Value("You are a helpful coding agent."),
+		SandboxFiles: client.Value([]client.SandboxFileCreate{
 			{Name: "notes", SandboxPath: "~/notes.md", Content: []byte("This file came with the agent.\n")},
 		}),
 	})
 	if err != nil {
 		return fmt.Errorf("create agent: %w", err)
 	}
-	if agent.JSON200 == nil {
-		return fmt.Errorf("create agent: %s: %s", agent.Status(), agent.Body)
-	}
 	d.say("agent   %s (%s, model %s)", agent.JSON200.ID, agent.JSON200.HarnessID, agent.JSON200.Model)
-	sess, err := d.api.CreateSessionWithResponse(ctx, agent.JSON200.ID, nil, client.SessionCreate{Title: nullable.NewNullableWithValue("demo")})
+	sess, err := d.api.CreateSessionWithResponse(ctx, agent.JSON200.ID, nil, client.SessionCreate{Title: client.Value("demo")})
 	if err != nil {
 		return fmt.Errorf("open session: %w", err)
-	}
-	if sess.JSON200 == nil {
-		return fmt.Errorf("open session: %s: %s", sess.Status(), sess.Body)
 	}
 	id := sess.JSON200.ID
 	d.say("session %s", id)
@@ -159,7 +145,7 @@ func (d *demoRun) converse(ctx context.Context) error {
 
 // awaitReady tells each phase as the event stream brings it.
 func (d *demoRun) awaitReady(ctx context.Context, id string) error {
-	for e, err := range d.api.ClientInterface.(*client.Client).Follow(ctx, id, 0) {
+	for e, err := range d.api.Events(ctx, id, 0) {
 		if err != nil {
 			return fmt.Errorf("follow session: %w", err)
 		}
@@ -174,17 +160,14 @@ func (d *demoRun) awaitReady(ctx context.Context, id string) error {
 			return fmt.Errorf("session is %s: %v", e.Data["status"], e.Data["failure_reason"])
 		}
 	}
-	return fmt.Errorf("the event stream of session %s ended", id)
+	return nil
 }
 
 func (d *demoRun) message(ctx context.Context, id, text string) error {
 	d.say("you:      %s", text)
-	res, err := d.api.SendMessageWithResponse(ctx, id, nil, client.MessageCreate{Text: nullable.NewNullableWithValue(text)})
+	res, err := d.api.SendMessageWithResponse(ctx, id, nil, client.Text(text))
 	if err != nil {
 		return fmt.Errorf("send message: %w", err)
-	}
-	if res.JSON200 == nil {
-		return fmt.Errorf("send message: %s: %s", res.Status(), res.Body)
 	}
 	if e, err := res.JSON200.Info.Error.Get(); err == nil {
 		return fmt.Errorf("turn ended with %s: %s", e.Name, e.Message)

@@ -84,6 +84,9 @@ func (s *ttyServer) set(f func()) {
 
 func refusal(status int, code, text string) func(http.ResponseWriter) bool {
 	return func(w http.ResponseWriter) bool {
+		if status == http.StatusServiceUnavailable {
+			w.Header().Set("Retry-After", "1")
+		}
 		w.WriteHeader(status)
 		_ = json.NewEncoder(w).Encode(map[string]any{"error": text, "code": code, "request_id": "r", "details": []any{}})
 		return true

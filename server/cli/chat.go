@@ -5,62 +5,50 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"iter"
 	"net/http"
 	"strings"
 	"sync"
-
-	"github.com/google/uuid"
-	"github.com/oapi-codegen/nullable"
 
 	"github.com/litellm-agent-platform/lap/gen/client"
 )
 
 // say1 sends one message and shows its turn; the error is how it ended.
-func (s *shell) say1(ctx context.Context, api *client.Client, id, text string) error {
+func (s *shell) say1(ctx context.Context, api *client.API, id, text string) error {
 	a, err := s.turn(ctx, api, id, text)
-	switch {
-	case err != nil:
-		return err
-	case a.end == "aborted":
-		return errInterrupted
-	case a.end == "failed" || a.fault != "":
-		return errors.New("the turn failed: " + a.fault)
+	if err == nil {
+		err = a.reply.Err()
 	}
-	return nil
+	if aborted(err) {
+		return errInterrupted
+	}
+	return err
+}
+
+func aborted(err error) bool {
+	var fault *client.ReplyError
+	return errors.As(err, &fault) && fault.Aborted
 }
 
 // turn sends a message and shows its turn to the end, over broken connections. Ctrl-C aborts the turn, a second one leaves it.
-func (s *shell) turn(ctx context.Context, api *client.Client, id, text string) (*answer, error) {
+func (s *shell) turn(ctx context.Context, api *client.API, id, text string) (*answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	defer watch.Wait()
 	defer cancel(nil)
 	watch.Go(func() { s.abortOnInterrupt(ctx, cancel, api, id) })
 
-	key := uuid.NewString() // with it, the message is one turn however often it is sent
-	body := client.MessageCreate{Text: nullable.NewNullableWithValue(text)}
-	open := func(int64) iter.Seq2[client.Event, error] {
-		return func(yield func(client.Event, error) bool) {
-			res, err := api.StreamMessage(ctx, id, &client.StreamMessageParams{IdempotencyKey: &key}, body)
-			if err == nil {
-				err = client.Check(res)
-			}
-			if err != nil {
-				yield(client.Event{}, err)
-				return
-			}
-			defer func() { _ = res.Body.Close() }()
-			client.Events(res.Body)(yield)
+	a := &answer{s: s}
+	var err error
+	for e, cause := range api.Turn(ctx, id, nil, client.Text(text)) {
+		if err = cause; err == nil {
+			a.event(e)
 		}
 	}
-	a := &answer{s: s, shown: map[string]string{}}
-	err := s.follow(ctx, 0, open, a.event)
 	a.close()
-	return a, err
+	return a, explained(err)
 }
 
-func (s *shell) abortOnInterrupt(ctx context.Context, leave context.CancelCauseFunc, api *client.Client, id string) {
+func (s *shell) abortOnInterrupt(ctx context.Context, leave context.CancelCauseFunc, api *client.API, id string) {
 	select {
 	case <-s.interrupts:
 	case <-ctx.Done():
@@ -86,7 +74,7 @@ func (s *shell) abortOnInterrupt(ctx context.Context, leave context.CancelCauseF
 }
 
 // chat takes messages from the terminal, one after the other, and shows the answers.
-func (s *shell) chat(ctx context.Context, api *client.Client, id string) error {
+func (s *shell) chat(ctx context.Context, api *client.API, id string) error {
 	s.say("Ctrl-C aborts an answer, Ctrl-D leaves.")
 	tty := newTTY(s.in)
 	defer tty.restore()
@@ -121,7 +109,7 @@ func (s *shell) chat(ctx context.Context, api *client.Client, id string) error {
 }
 
 // reply shows the answer to a message of a chat, which goes on unless the session is over or the person leaves.
-func (s *shell) reply(ctx context.Context, api *client.Client, id, text string) error {
+func (s *shell) reply(ctx context.Context, api *client.API, id, text string) error {
 	a, err := s.turn(ctx, api, id, text)
 	var status *client.StatusError
 	switch {
@@ -129,10 +117,10 @@ func (s *shell) reply(ctx context.Context, api *client.Client, id, text string) 
 		s.say("lap: %v", err)
 	case err != nil:
 		return err
-	case a.end == "aborted":
+	case aborted(a.reply.Err()):
 		s.say("Aborted.")
-	case a.fault != "":
-		s.say("The turn failed: %s", a.fault)
+	case a.reply.Err() != nil:
+		s.say("lap: %v", a.reply.Err())
 	}
 	fmt.Fprintln(s.err)
 	return nil

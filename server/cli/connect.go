@@ -5,113 +5,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/litellm-agent-platform/lap/gen/client"
 )
 
 const (
-	answerTimeout = time.Minute      // until an answer begins
-	quietTimeout  = 45 * time.Second // of an event stream; a heartbeat comes every 15 s
-	maxAnswer     = 64 << 20
+	stopTimeout = time.Minute
+	tries       = 2               // again, for a request that did not get through
+	longestWait = 2 * time.Second // at the server's wish; a person would rather know
+	patience    = 2 * time.Minute // for a stream that does not get on
 )
 
-// retries are the pauses before a request that did not get through is sent again. Every POST has a key that makes that safe.
-var retries = []time.Duration{200 * time.Millisecond, 800 * time.Millisecond}
-
 // api connects to the server of the settings.
-func (s *shell) api() (*client.Client, error) {
+func (s *shell) api() (*client.API, error) {
 	set, err := s.settings()
 	if err != nil {
 		return nil, err
 	}
-	return connect(set)
+	return s.connect(set)
 }
 
-func connect(set settings) (*client.Client, error) {
-	authorize := func(_ context.Context, r *http.Request) error {
-		r.Header.Set("Authorization", "Bearer "+set.Key)
-		if r.Method == http.MethodPost && r.Header.Get("Idempotency-Key") == "" {
-			r.Header.Set("Idempotency-Key", uuid.NewString())
-		}
-		return nil
-	}
-	return client.NewClient(set.URL, client.WithRequestEditorFn(authorize), client.WithHTTPClient(httpClient()))
-}
-
-func httpClient() *http.Client {
-	base := http.DefaultTransport.(*http.Transport).Clone()
-	base.ResponseHeaderTimeout = answerTimeout
-	return &http.Client{Transport: &patient{base}}
-}
-
-// patient sends a request again if it got no answer, or was told to come again soon. It ends event streams that fell silent.
-type patient struct{ base http.RoundTripper }
-
-func (p *patient) RoundTrip(r *http.Request) (*http.Response, error) {
-	for i := 0; ; i++ {
-		res, err := p.base.RoundTrip(r)
-		if i == len(retries) || r.Context().Err() != nil || !again(r, res, err) {
-			return p.watched(res), err
-		}
-		if res != nil {
-			_ = res.Body.Close()
-		}
-		select {
-		case <-time.After(retries[i]):
-		case <-r.Context().Done():
-			return nil, r.Context().Err()
-		}
-		if r.GetBody != nil {
-			r = r.Clone(r.Context())
-			if r.Body, err = r.GetBody(); err != nil {
-				return nil, err
-			}
-		}
-	}
-}
-
-// again tells whether another try may help and can do no harm.
-func again(r *http.Request, res *http.Response, err error) bool {
-	if r.Body != nil && r.GetBody == nil {
-		return false
-	}
-	return err != nil || res.StatusCode == http.StatusServiceUnavailable && res.Header.Get("Retry-After") == "1"
-}
-
-func (p *patient) watched(res *http.Response) *http.Response {
-	if res == nil {
-		return nil
-	}
-	if media, _, _ := mime.ParseMediaType(res.Header.Get("Content-Type")); media == "text/event-stream" {
-		body := res.Body
-		res.Body = &watchedBody{ReadCloser: body, timer: time.AfterFunc(quietTimeout, func() { _ = body.Close() })}
-	}
-	return res
-}
-
-// watchedBody is a body that is closed when nothing came for a while: the connection is dead, though nobody said so.
-type watchedBody struct {
-	io.ReadCloser
-	timer *time.Timer
-}
-
-func (b *watchedBody) Read(p []byte) (int, error) {
-	n, err := b.ReadCloser.Read(p)
-	if err == nil {
-		b.timer.Reset(quietTimeout)
-	}
-	return n, err
-}
-
-func (b *watchedBody) Close() error {
-	b.timer.Stop()
-	return b.ReadCloser.Close()
+func (s *shell) connect(set settings) (*client.API, error) {
+	return client.New(client.Options{
+		URL: set.URL, Key: set.Key, Retries: tries, LongestWait: longestWait, Patience: patience,
+		Lost: func(error) { s.say("[connection lost, trying again]") },
+	})
 }
 
 // done checks an answer that has nothing to read.
@@ -122,36 +42,24 @@ func done(res *http.Response, err error) error {
 
 // into reads an answer.
 func into[T any](res *http.Response, err error) (T, error) {
-	var v T
-	if err != nil {
-		return v, unreachable(err)
-	}
-	if err := client.Check(res); err != nil {
-		return v, refused(err)
-	}
-	defer func() { _ = res.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
-		return v, err
-	}
-	if err := json.Unmarshal(body, &v); err != nil {
-		return v, errors.New("the server's answer is not one of LAP")
-	}
-	return v, nil
+	v, err := client.Decode[T](res, err)
+	return v, explained(err)
 }
 
-// unreachable leaves a cancelled request as it is and says of any other what it could not do.
-func unreachable(err error) error {
-	if errors.Is(err, context.Canceled) {
+// explained says of an error what a person can do about it.
+func explained(err error) error {
+	var status *client.StatusError
+	var ended *client.EndedError
+	var own usageError
+	switch {
+	case err == nil, errors.Is(err, client.ErrForeign), errors.As(err, &ended), errors.As(err, &own):
+		return err
+	case errors.Is(err, context.Canceled), errors.Is(err, errInterrupted):
 		return errInterrupted
+	case errors.Is(err, client.CodeUnauthorized):
+		return errors.New("the server does not accept the key; run lap login")
+	case errors.As(err, &status):
+		return err
 	}
 	return fmt.Errorf("cannot reach the server: %w", err)
-}
-
-func refused(err error) error {
-	var status *client.StatusError
-	if errors.As(err, &status) && status.Status == http.StatusUnauthorized {
-		return errors.New("the server does not accept the key; run lap login")
-	}
-	return err
 }

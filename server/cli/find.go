@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 
 	"github.com/google/uuid"
@@ -57,12 +56,12 @@ func ambiguous[T any](kind, text string, found []T, of func(T) named) error {
 	return usageError(b.String())
 }
 
-func findAgent(ctx context.Context, api *client.Client, text string) (client.Agent, error) {
+func findAgent(ctx context.Context, api *client.API, text string) (client.Agent, error) {
 	if id, err := uuid.Parse(text); err == nil {
 		a, err := into[client.Agent](api.GetAgent(ctx, id.String(), nil))
 		return a, missing(err, "agent", text)
 	}
-	raw, _, err := rows(ctx, maxLooked, agentPages(ctx, api, text))
+	raw, _, err := rows(maxLooked, agentPages(ctx, api, text, pageSize))
 	if err != nil {
 		return client.Agent{}, err
 	}
@@ -74,12 +73,12 @@ func findAgent(ctx context.Context, api *client.Client, text string) (client.Age
 }
 
 // findSession looks through the newest sessions, unless the whole id is given.
-func findSession(ctx context.Context, api *client.Client, text string) (client.Session, error) {
+func findSession(ctx context.Context, api *client.API, text string) (client.Session, error) {
 	if id, err := uuid.Parse(text); err == nil {
 		v, err := into[client.Session](api.GetSession(ctx, id.String()))
 		return v, missing(err, "session", text)
 	}
-	raw, _, err := rows(ctx, maxLooked, sessionPages(ctx, api, client.ListSessionsParams{}))
+	raw, _, err := rows(maxLooked, sessionPages(ctx, api, client.ListSessionsParams{}, pageSize))
 	if err != nil {
 		return client.Session{}, err
 	}
@@ -91,8 +90,7 @@ func findSession(ctx context.Context, api *client.Client, text string) (client.S
 }
 
 func missing(err error, kind, text string) error {
-	var status *client.StatusError
-	if errors.As(err, &status) && status.Status == http.StatusNotFound {
+	if errors.Is(err, client.CodeNotFound) {
 		return fmt.Errorf("there is no %s %q", kind, text)
 	}
 	return err

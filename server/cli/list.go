@@ -20,26 +20,21 @@ const (
 	defaultCount = 100
 )
 
-// page asks for one page of a list.
-type page func(limit int, cursor *string) (*http.Response, error)
+// page asks for the page of a list at a cursor.
+type page func(cursor *string) (*http.Response, error)
 
-// rows collects rows of a list, page by page, until there are enough. More tells whether there are others.
-func rows(ctx context.Context, limit int, ask page) (got []json.RawMessage, more bool, err error) {
-	var cursor *string
-	for {
-		list, err := into[struct {
-			Data       []json.RawMessage `json:"data"`
-			NextCursor *string           `json:"next_cursor"`
-		}](ask(min(pageSize, limit-len(got)), cursor))
-		if err != nil {
-			return nil, false, err
+// rows collects rows of a list until there are enough. More tells whether there are others.
+func rows(limit int, ask page) (got []json.RawMessage, more bool, err error) {
+	for row, err := range client.Rows[json.RawMessage](ask) {
+		switch {
+		case err != nil:
+			return nil, false, explained(err)
+		case len(got) == limit:
+			return got, true, nil
 		}
-		got = append(got, list.Data...)
-		if list.NextCursor == nil || len(got) >= limit || ctx.Err() != nil {
-			return got, list.NextCursor != nil, ctx.Err()
-		}
-		cursor = list.NextCursor
+		got = append(got, row)
 	}
+	return got, false, nil
 }
 
 func decoded[T any](raw []json.RawMessage) ([]T, error) {
@@ -65,12 +60,15 @@ func listFlags(flags *flag.FlagSet) lister {
 	}
 }
 
+// pageSize is enough to tell whether there are more.
+func (l lister) pageSize() int { return min(pageSize, *l.count+1) }
+
 // show prints a list as a table, or as JSON.
-func show[T any](ctx context.Context, s *shell, l lister, ask page, header []string, cells func(T) []string) error {
+func show[T any](s *shell, l lister, ask page, header []string, cells func(T) []string) error {
 	if *l.count < 1 {
 		return usageError("-n must be at least 1")
 	}
-	raw, more, err := rows(ctx, *l.count, ask)
+	raw, more, err := rows(*l.count, ask)
 	if err != nil {
 		return err
 	}
@@ -103,7 +101,7 @@ func listAgents(flags *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		return show(ctx, s, l, agentPages(ctx, api, *search), []string{"ID", "NAME", "HARNESS", "MODEL", "SESSIONS", "CREATED"},
+		return show(s, l, agentPages(ctx, api, *search, l.pageSize()), []string{"ID", "NAME", "HARNESS", "MODEL", "SESSIONS", "CREATED"},
 			func(a client.Agent) []string {
 				sessions := "-"
 				if a.SessionCount != nil {
@@ -114,14 +112,13 @@ func listAgents(flags *flag.FlagSet) action {
 	}
 }
 
-func agentPages(ctx context.Context, api *client.Client, search string) page {
-	uncounted := false
-	params := client.ListAgentsParams{Total: &uncounted}
+func agentPages(ctx context.Context, api *client.API, search string, limit int) page {
+	params := client.ListAgentsParams{Total: new(false), Limit: &limit}
 	if search != "" {
 		params.Search = &search
 	}
-	return func(limit int, cursor *string) (*http.Response, error) {
-		params.Limit, params.Cursor = &limit, cursor
+	return func(cursor *string) (*http.Response, error) {
+		params.Cursor = cursor
 		return api.ListAgents(ctx, &params)
 	}
 }
@@ -133,11 +130,11 @@ func listSkills(flags *flag.FlagSet) action {
 		if err != nil {
 			return err
 		}
-		uncounted := false
-		ask := func(limit int, cursor *string) (*http.Response, error) {
-			return api.ListSkills(ctx, &client.ListSkillsParams{Limit: &limit, Cursor: cursor, Total: &uncounted})
+		limit := l.pageSize()
+		ask := func(cursor *string) (*http.Response, error) {
+			return api.ListSkills(ctx, &client.ListSkillsParams{Limit: &limit, Cursor: cursor, Total: new(false)})
 		}
-		return show(ctx, s, l, ask, []string{"ID", "NAME", "VERSION", "UPDATED", "DESCRIPTION"}, func(k client.Skill) []string {
+		return show(s, l, ask, []string{"ID", "NAME", "VERSION", "UPDATED", "DESCRIPTION"}, func(k client.Skill) []string {
 			return []string{k.ID, k.Name, strconv.Itoa(int(k.Version)), when(k.UpdatedAt), text(k.Description)}
 		})
 	}
@@ -163,7 +160,7 @@ func listSessions(flags *flag.FlagSet) action {
 		if *status != "" {
 			only.Status = (*client.SessionStatus)(status)
 		}
-		return show(ctx, s, l, sessionPages(ctx, api, only), []string{"ID", "STATUS", "SANDBOX", "TURNS", "LAST SEEN", "TITLE"},
+		return show(s, l, sessionPages(ctx, api, only, l.pageSize()), []string{"ID", "STATUS", "SANDBOX", "TURNS", "LAST SEEN", "TITLE"},
 			func(v client.Session) []string {
 				seen, err := v.LastSeenAt.Get()
 				last := "-"
@@ -175,11 +172,10 @@ func listSessions(flags *flag.FlagSet) action {
 	}
 }
 
-func sessionPages(ctx context.Context, api *client.Client, params client.ListSessionsParams) page {
-	uncounted := false
-	params.Total = &uncounted
-	return func(limit int, cursor *string) (*http.Response, error) {
-		params.Limit, params.Cursor = &limit, cursor
+func sessionPages(ctx context.Context, api *client.API, params client.ListSessionsParams, limit int) page {
+	params.Total, params.Limit = new(false), &limit
+	return func(cursor *string) (*http.Response, error) {
+		params.Cursor = cursor
 		return api.ListSessions(ctx, &params)
 	}
 }

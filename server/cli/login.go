@@ -39,12 +39,11 @@ func login(*flag.FlagSet) action {
 			return err
 		}
 		set := settings{URL: server, Key: key}
-		api, err := connect(set)
+		api, err := s.connect(set)
 		if err != nil {
 			return err
 		}
-		one, uncounted := 1, false
-		if err := done(api.ListAgents(ctx, &client.ListAgentsParams{Limit: &one, Total: &uncounted})); err != nil {
+		if err := done(api.ListAgents(ctx, &client.ListAgentsParams{Limit: new(1), Total: new(false)})); err != nil {
 			return fmt.Errorf("nothing was stored: %w", err)
 		}
 		path, err := s.remember(set)

@@ -109,7 +109,7 @@ func run(flags *flag.FlagSet) action {
 }
 
 // runnable finds an agent and refuses what cannot work with it before anything is started.
-func (s *shell) runnable(ctx context.Context, api *client.Client, name, message string) (client.Agent, error) {
+func (s *shell) runnable(ctx context.Context, api *client.API, name, message string) (client.Agent, error) {
 	ctx, release := s.untilInterrupt(ctx)
 	defer release()
 	agent, err := findAgent(ctx, api, name)
@@ -162,7 +162,7 @@ func (s *shell) oneMessage(ctx context.Context, message string, tui bool) (text 
 	}
 }
 
-func (s *shell) open(ctx context.Context, api *client.Client, agent string, body client.SessionCreate) (client.Session, error) {
+func (s *shell) open(ctx context.Context, api *client.API, agent string, body client.SessionCreate) (client.Session, error) {
 	ctx, release := s.untilInterrupt(ctx)
 	defer release()
 	v, err := into[client.Session](api.CreateSession(ctx, agent, nil, body))
@@ -172,8 +172,8 @@ func (s *shell) open(ctx context.Context, api *client.Client, agent string, body
 	return v, err
 }
 
-func (s *shell) stopAtEnd(ctx context.Context, api *client.Client, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+func (s *shell) stopAtEnd(ctx context.Context, api *client.API, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if err := done(api.StopSession(ctx, id, nil)); err != nil {
 		s.say("lap: stop session %s: %v", id, err)
@@ -231,7 +231,7 @@ func attach(flags *flag.FlagSet) action {
 }
 
 // reach finds a session and starts it again if it is to be. After is where the events of its start begin, if it is creating.
-func (s *shell) reach(ctx context.Context, api *client.Client, name string, restart bool) (v client.Session, after int64, err error) {
+func (s *shell) reach(ctx context.Context, api *client.API, name string, restart bool) (v client.Session, after int64, err error) {
 	ctx, release := s.untilInterrupt(ctx)
 	defer release()
 	if v, err = findSession(ctx, api, name); err != nil {

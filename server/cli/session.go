@@ -67,10 +67,7 @@ func logs(flags *flag.FlagSet) action {
 		}
 		res, err := api.GetSandboxLogs(ctx, v.ID, &params)
 		if err != nil {
-			return unreachable(err)
-		}
-		if err := client.Check(res); err != nil {
-			return refused(err)
+			return explained(err)
 		}
 		defer func() { _ = res.Body.Close() }()
 		out := io.Writer(s.out)

@@ -87,6 +87,7 @@ func (s *script) message(w http.ResponseWriter, r *http.Request) {
 	parked := s.parked
 	s.mu.Unlock()
 	if n < s.refuse {
+		w.Header().Set("Retry-After", "1")
 		w.WriteHeader(http.StatusServiceUnavailable)
 		_, _ = io.WriteString(w, `{"error":"the database does not answer","code":"database_unavailable","request_id":"r","details":[]}`)
 		return
