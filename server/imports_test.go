@@ -36,6 +36,7 @@ var edges = map[string]struct {
 	"server/skill":          {nil, "skills as text are pure"},
 	"server/bench":          {nil, "the server is measured from outside"},
 	"server/chaos":          {nil, "the server is broken from outside"},
+	"server/sdk":            {nil, "what other teams pick up is tried from outside"},
 	"server/tty":            {nil, "terminals are tried from outside"},
 	"server/cli":            {[]string{"gen/client"}, "client commands know of a server what every client knows"},
 	"server/contract":       {[]string{"gen", "gen/client"}, "the contract is checked from outside"},
