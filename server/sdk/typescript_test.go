@@ -118,14 +118,16 @@ func nodeModules(t *testing.T, dir string) string {
 	return filepath.Join(home, "node_modules")
 }
 
-// copyOf returns a copy of the package's directory, at its place beside a copy of the specification.
+// copyOf returns a copy of the package's directory, at its place in a tree with what else it needs.
 func copyOf(t *testing.T, modules string) string {
 	t.Helper()
 	root := t.TempDir()
 	dir := filepath.Join(root, "gen", "typescript")
 	copyFiles(t, typescriptDir, dir)
 	copyFiles(t, filepath.Join(typescriptDir, "src"), filepath.Join(dir, "src"))
-	copyFile(t, "../../openapi/openapi.yaml", filepath.Join(root, "openapi", "openapi.yaml"))
+	for _, name := range []string{"LICENSE", "openapi/openapi.yaml"} {
+		copyFile(t, filepath.Join("../..", name), filepath.Join(root, name))
+	}
 	if err := os.Symlink(modules, filepath.Join(dir, "node_modules")); err != nil {
 		t.Fatal(err)
 	}
