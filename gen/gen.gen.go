@@ -245,13 +245,13 @@ func (e GetAgentParamsExpand) Valid() bool {
 	}
 }
 
-// Aborted defines model for Aborted.
+// Aborted Whether there was something to abort.
 type Aborted struct {
 	// Aborted Whether a running turn was aborted.
 	Aborted bool `json:"aborted"`
 }
 
-// Agent defines model for Agent.
+// Agent A stored configuration. Sessions run one of its versions.
 type Agent struct {
 	// AllowOut Allowed destinations.
 	AllowOut []string `json:"allow_out"`
@@ -321,7 +321,7 @@ type Agent struct {
 	Version int32 `json:"version"`
 }
 
-// AgentCreate defines model for AgentCreate.
+// AgentCreate A new agent. Only `model` is required; every other field has a default.
 type AgentCreate struct {
 	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
 	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
@@ -383,7 +383,7 @@ type AgentCreate struct {
 // AgentCreateHarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 type AgentCreateHarnessID string
 
-// AgentList defines model for AgentList.
+// AgentList One page of agents.
 type AgentList struct {
 	// Data The page.
 	Data []Agent `json:"data"`
@@ -455,7 +455,7 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
-// ClusterCheck defines model for ClusterCheck.
+// ClusterCheck One thing that was looked at in the cluster.
 type ClusterCheck struct {
 	// Message What is wrong, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
@@ -467,7 +467,7 @@ type ClusterCheck struct {
 	Status string `json:"status"`
 }
 
-// ClusterHealth defines model for ClusterHealth.
+// ClusterHealth Whether the cluster can run sandboxes.
 type ClusterHealth struct {
 	// Checks What was looked at.
 	Checks []ClusterCheck `json:"checks"`
@@ -485,7 +485,7 @@ type ClusterHealth struct {
 	Version nullable.Nullable[string] `json:"version"`
 }
 
-// Condition defines model for Condition.
+// Condition One step on the way of a message to the harness.
 type Condition struct {
 	// Message Why it is not `true`, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
@@ -532,6 +532,7 @@ type DiagnosedSandbox struct {
 
 // Diagnosis `agent` is as the session's version has it, and absent if it could not be had.
 type Diagnosis struct {
+	// Agent A stored configuration. Sessions run one of its versions.
 	Agent *Agent `json:"agent,omitempty"`
 
 	// Conditions How far a message would come, in order: `gateway_configured`, `sandbox_running`, `sandbox_answers`, `harness_ready`.
@@ -561,10 +562,12 @@ type Diagnosis struct {
 
 	// Sandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
 	Sandbox nullable.Nullable[DiagnosedSandbox] `json:"sandbox"`
-	Session Session                             `json:"session"`
+
+	// Session One conversation with an agent, and how it is.
+	Session Session `json:"session"`
 }
 
-// EgressDecision defines model for EgressDecision.
+// EgressDecision One connection that was wanted, and what was decided about it.
 type EgressDecision struct {
 	// Address Address that was connected to; null if none was.
 	Address nullable.Nullable[string] `json:"address"`
@@ -606,7 +609,7 @@ type EgressDecision struct {
 	Verdict string `json:"verdict"`
 }
 
-// EgressReport defines model for EgressReport.
+// EgressReport What a session's sandbox wanted to reach.
 type EgressReport struct {
 	// Attempt The attempt that the decisions are of.
 	Attempt int32 `json:"attempt"`
@@ -622,9 +625,10 @@ type EgressReport struct {
 	SessionID string `json:"session_id"`
 }
 
-// Error defines model for Error.
+// Error The one shape of every error.
 type Error struct {
-	// Code Stable name of the error in snake case.
+	// Code Stable name of the error in snake case, one of the table "Error codes" at the top of this document. There may be more of
+	// them at any time.
 	Code string `json:"code"`
 
 	// Details Every violation; may be empty.
@@ -637,7 +641,7 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
-// ErrorDetail defines model for ErrorDetail.
+// ErrorDetail One violation.
 type ErrorDetail struct {
 	// Field JSON Pointer into the body, or `query/<name>`, `header/<name>`.
 	Field string `json:"field"`
@@ -675,7 +679,7 @@ type Event struct {
 	Type string `json:"type"`
 }
 
-// EventPage defines model for EventPage.
+// EventPage One page of a session's events.
 type EventPage struct {
 	// Data Events, oldest first.
 	Data []Event `json:"data"`
@@ -712,7 +716,7 @@ type HarnessProbe struct {
 	Version nullable.Nullable[string] `json:"version"`
 }
 
-// Health defines model for Health.
+// Health That the process is alive.
 type Health struct {
 	// Status Always `ok`.
 	Status string `json:"status"`
@@ -721,8 +725,9 @@ type Health struct {
 	Version string `json:"version"`
 }
 
-// ImagePartCreate defines model for ImagePartCreate.
+// ImagePartCreate An image of a message.
 type ImagePartCreate struct {
+	// Source Where the image is: here, in base64.
 	Source ImageSource `json:"source"`
 
 	// Type Always `image`.
@@ -732,7 +737,7 @@ type ImagePartCreate struct {
 // ImagePartCreateType Always `image`.
 type ImagePartCreateType string
 
-// ImageSource defines model for ImageSource.
+// ImageSource Where the image is: here, in base64.
 type ImageSource struct {
 	// Data Strict base64, at most 5 MiB decoded.
 	Data []byte `json:"data"`
@@ -750,7 +755,7 @@ type ImageSourceMediaType string
 // ImageSourceType Always `base64`.
 type ImageSourceType string
 
-// Issue defines model for Issue.
+// Issue Something that is wrong with a session.
 type Issue struct {
 	// Code Stable name of the kind of problem.
 	Code string `json:"code"`
@@ -765,7 +770,7 @@ type Issue struct {
 	Severity string `json:"severity"`
 }
 
-// McpServerState defines model for McpServerState.
+// McpServerState How an MCP server of the agent is.
 type McpServerState struct {
 	// Message What went wrong, where known.
 	Message nullable.Nullable[string] `json:"message"`
@@ -777,8 +782,9 @@ type McpServerState struct {
 	Status string `json:"status"`
 }
 
-// Message defines model for Message.
+// Message The reply of a turn that has ended.
 type Message struct {
+	// Info What a turn used and how it ended.
 	Info TurnInfo `json:"info"`
 
 	// Parts The reply, in order.
@@ -828,12 +834,12 @@ type MessagePart struct {
 	Type string `json:"type"`
 }
 
-// MessagePartCreate defines model for MessagePartCreate.
+// MessagePartCreate A part of a message: text or an image. `type` says which.
 type MessagePartCreate struct {
 	union json.RawMessage
 }
 
-// MissingPart defines model for MissingPart.
+// MissingPart A part of a diagnosis that could not be had.
 type MissingPart struct {
 	// Message Why it could not be had.
 	Message string `json:"message"`
@@ -842,7 +848,7 @@ type MissingPart struct {
 	Part string `json:"part"`
 }
 
-// Readiness defines model for Readiness.
+// Readiness Whether this server can do its work.
 type Readiness struct {
 	// Controller `leading` (here) or `waiting` (for another replica to end).
 	Controller string `json:"controller"`
@@ -857,7 +863,7 @@ type Readiness struct {
 	Status string `json:"status"`
 }
 
-// SandboxCondition defines model for SandboxCondition.
+// SandboxCondition A condition of a pod, as Kubernetes has it.
 type SandboxCondition struct {
 	// ChangedAt When the status last changed.
 	ChangedAt nullable.Nullable[string] `json:"changed_at"`
@@ -875,7 +881,7 @@ type SandboxCondition struct {
 	Type string `json:"type"`
 }
 
-// SandboxContainer defines model for SandboxContainer.
+// SandboxContainer A container of a pod.
 type SandboxContainer struct {
 	// ExitCode Exit code, if it has ended.
 	ExitCode nullable.Nullable[int32] `json:"exit_code"`
@@ -896,7 +902,7 @@ type SandboxContainer struct {
 	State string `json:"state"`
 }
 
-// SandboxEvent defines model for SandboxEvent.
+// SandboxEvent An event of the cluster about a pod.
 type SandboxEvent struct {
 	// Count How often.
 	Count int32 `json:"count"`
@@ -914,7 +920,7 @@ type SandboxEvent struct {
 	Type string `json:"type"`
 }
 
-// SandboxFile defines model for SandboxFile.
+// SandboxFile A file of an agent, as answers have it.
 type SandboxFile struct {
 	// Content Base64 of the content, only if expanded.
 	Content *[]byte `json:"content,omitempty"`
@@ -935,7 +941,7 @@ type SandboxFile struct {
 	Size int64 `json:"size"`
 }
 
-// SandboxFileCreate defines model for SandboxFileCreate.
+// SandboxFileCreate A file that is written into every sandbox of the agent.
 type SandboxFileCreate struct {
 	// Content Strict base64 of the content; may be empty.
 	Content []byte `json:"content"`
@@ -974,7 +980,7 @@ type SandboxFileUpdate struct {
 	Size nullable.Nullable[int64] `json:"size,omitempty"`
 }
 
-// Session defines model for Session.
+// Session One conversation with an agent, and how it is.
 type Session struct {
 	// AgentID Its agent.
 	AgentID string `json:"agent_id"`
@@ -1048,7 +1054,7 @@ type Session struct {
 	TurnCount int64 `json:"turn_count"`
 }
 
-// SessionCreate defines model for SessionCreate.
+// SessionCreate What a new session has beside its agent. Every field may be left out.
 type SessionCreate struct {
 	// EnvVars Environment of this session; wins over the agent's. Same rules as the agent's `env_vars`. Never in the database, never
 	// logged, never returned.
@@ -1065,7 +1071,7 @@ type SessionCreate struct {
 	Title nullable.Nullable[string] `json:"title,omitempty"`
 }
 
-// SessionList defines model for SessionList.
+// SessionList One page of sessions.
 type SessionList struct {
 	// Data The page.
 	Data []Session `json:"data"`
@@ -1087,7 +1093,7 @@ type SessionList struct {
 // suspended for longer than it is kept, or its sandbox was lost).
 type SessionStatus string
 
-// Skill defines model for Skill.
+// Skill A skill of the library, or one of its versions.
 type Skill struct {
 	// Content The instructions.
 	Content string `json:"content"`
@@ -1129,13 +1135,16 @@ type SkillAttach struct {
 	SkillID nullable.Nullable[string] `json:"skill_id,omitempty"`
 }
 
-// SkillAttached defines model for SkillAttached.
+// SkillAttached An agent with the skill that was attached to it.
 type SkillAttached struct {
-	Agent Agent  `json:"agent"`
+	// Agent A stored configuration. Sessions run one of its versions.
+	Agent Agent `json:"agent"`
+
+	// Skill A skill of the library, or one of its versions.
 	Skill *Skill `json:"skill,omitempty"`
 }
 
-// SkillCreate defines model for SkillCreate.
+// SkillCreate A new skill for the library.
 type SkillCreate struct {
 	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
 	Content string `json:"content"`
@@ -1147,12 +1156,13 @@ type SkillCreate struct {
 	Name string `json:"name"`
 }
 
-// SkillDetached defines model for SkillDetached.
+// SkillDetached An agent without the skills that were detached from it.
 type SkillDetached struct {
+	// Agent A stored configuration. Sessions run one of its versions.
 	Agent Agent `json:"agent"`
 }
 
-// SkillList defines model for SkillList.
+// SkillList One page of skills, or of the versions of one skill.
 type SkillList struct {
 	// Data The page.
 	Data []Skill `json:"data"`
@@ -1182,7 +1192,7 @@ type SkillUpdate struct {
 	Name *string `json:"name,omitempty"`
 }
 
-// TextPartCreate defines model for TextPartCreate.
+// TextPartCreate Text of a message.
 type TextPartCreate struct {
 	// Text The text.
 	Text string `json:"text"`
@@ -1209,7 +1219,7 @@ type Tokens struct {
 	Output int64 `json:"output"`
 }
 
-// TranscriptInfo defines model for TranscriptInfo.
+// TranscriptInfo Who wrote a message, when, and what it cost.
 type TranscriptInfo struct {
 	// Cost US dollars, as far as the harness knows prices; 0 for users.
 	Cost float64 `json:"cost"`
@@ -1239,15 +1249,16 @@ type TranscriptInfo struct {
 // TranscriptInfoRole Who wrote it.
 type TranscriptInfoRole string
 
-// TranscriptMessage defines model for TranscriptMessage.
+// TranscriptMessage A message of the user or of the assistant.
 type TranscriptMessage struct {
+	// Info Who wrote a message, when, and what it cost.
 	Info TranscriptInfo `json:"info"`
 
 	// Parts The message, in order.
 	Parts []MessagePart `json:"parts"`
 }
 
-// TranscriptPage defines model for TranscriptPage.
+// TranscriptPage One page of a conversation.
 type TranscriptPage struct {
 	// Data The page.
 	Data []TranscriptMessage `json:"data"`
@@ -1265,10 +1276,12 @@ type TranscriptPage struct {
 	Total nullable.Nullable[int64] `json:"total"`
 }
 
-// Turn defines model for Turn.
+// Turn One message to a session and everything the harness does until it has answered.
 type Turn struct {
 	// ID UUIDv7.
-	ID   string   `json:"id"`
+	ID string `json:"id"`
+
+	// Info What a turn used and how it ended.
 	Info TurnInfo `json:"info"`
 
 	// Parts The reply, empty until the turn has ended.
@@ -1292,7 +1305,7 @@ type TurnError struct {
 	Name string `json:"name"`
 }
 
-// TurnInfo defines model for TurnInfo.
+// TurnInfo What a turn used and how it ended.
 type TurnInfo struct {
 	// Cost US dollars, as far as the harness knows prices; else 0.
 	Cost float64 `json:"cost"`
@@ -1343,31 +1356,34 @@ type SkillID = string
 // Total defines model for Total.
 type Total = bool
 
-// BadRequest defines model for BadRequest.
+// BadParameter The one shape of every error.
+type BadParameter = Error
+
+// BadRequest The one shape of every error.
 type BadRequest = Error
 
-// Internal defines model for Internal.
+// Internal The one shape of every error.
 type Internal = Error
 
-// KeyReused defines model for KeyReused.
+// KeyReused The one shape of every error.
 type KeyReused = Error
 
-// NotFound defines model for NotFound.
+// NotFound The one shape of every error.
 type NotFound = Error
 
-// PreconditionFailed defines model for PreconditionFailed.
+// PreconditionFailed The one shape of every error.
 type PreconditionFailed = Error
 
-// TooLarge defines model for TooLarge.
+// TooLarge The one shape of every error.
 type TooLarge = Error
 
-// Unauthorized defines model for Unauthorized.
+// Unauthorized The one shape of every error.
 type Unauthorized = Error
 
-// Unavailable defines model for Unavailable.
+// Unavailable The one shape of every error.
 type Unavailable = Error
 
-// UnsupportedMediaType defines model for UnsupportedMediaType.
+// UnsupportedMediaType The one shape of every error.
 type UnsupportedMediaType = Error
 
 // ListAgentsParams defines parameters for ListAgents.
@@ -2996,6 +3012,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 
 }
 
+type BadParameterJSONResponse Error
+
 type BadRequestJSONResponse Error
 
 type InternalJSONResponse Error
@@ -3116,7 +3134,7 @@ func (response ListAgents200JSONResponse) VisitListAgentsResponse(w http.Respons
 	return err
 }
 
-type ListAgents400JSONResponse struct{ BadRequestJSONResponse }
+type ListAgents400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListAgents400JSONResponse) VisitListAgentsResponse(w http.ResponseWriter) error {
 
@@ -3352,7 +3370,7 @@ func (response DeleteAgent204Response) VisitDeleteAgentResponse(w http.ResponseW
 	return nil
 }
 
-type DeleteAgent400JSONResponse struct{ BadRequestJSONResponse }
+type DeleteAgent400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response DeleteAgent400JSONResponse) VisitDeleteAgentResponse(w http.ResponseWriter) error {
 
@@ -3475,7 +3493,7 @@ func (response GetAgent200JSONResponse) VisitGetAgentResponse(w http.ResponseWri
 	return err
 }
 
-type GetAgent400JSONResponse struct{ BadRequestJSONResponse }
+type GetAgent400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response GetAgent400JSONResponse) VisitGetAgentResponse(w http.ResponseWriter) error {
 
@@ -3916,7 +3934,7 @@ func (response DetachSkill200JSONResponse) VisitDetachSkillResponse(w http.Respo
 	return err
 }
 
-type DetachSkill400JSONResponse struct{ BadRequestJSONResponse }
+type DetachSkill400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response DetachSkill400JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
 
@@ -4186,7 +4204,7 @@ func (response ListSessions200JSONResponse) VisitListSessionsResponse(w http.Res
 	return err
 }
 
-type ListSessions400JSONResponse struct{ BadRequestJSONResponse }
+type ListSessions400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListSessions400JSONResponse) VisitListSessionsResponse(w http.ResponseWriter) error {
 
@@ -4443,7 +4461,7 @@ func (response AbortTurn200JSONResponse) VisitAbortTurnResponse(w http.ResponseW
 	return err
 }
 
-type AbortTurn400JSONResponse struct{ BadRequestJSONResponse }
+type AbortTurn400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response AbortTurn400JSONResponse) VisitAbortTurnResponse(w http.ResponseWriter) error {
 
@@ -4781,7 +4799,7 @@ func (response StreamEvents200TextEventStreamResponse) VisitStreamEventsResponse
 	}
 }
 
-type StreamEvents400JSONResponse struct{ BadRequestJSONResponse }
+type StreamEvents400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response StreamEvents400JSONResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
 
@@ -5321,7 +5339,7 @@ func (response ListMessages200JSONResponse) VisitListMessagesResponse(w http.Res
 	return err
 }
 
-type ListMessages400JSONResponse struct{ BadRequestJSONResponse }
+type ListMessages400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListMessages400JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
 
@@ -5430,7 +5448,7 @@ func (response RestartSession200JSONResponse) VisitRestartSessionResponse(w http
 	return err
 }
 
-type RestartSession400JSONResponse struct{ BadRequestJSONResponse }
+type RestartSession400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response RestartSession400JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
 
@@ -5568,7 +5586,7 @@ func (response GetSandboxLogs200TextResponse) VisitGetSandboxLogsResponse(w http
 	return err
 }
 
-type GetSandboxLogs400JSONResponse struct{ BadRequestJSONResponse }
+type GetSandboxLogs400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response GetSandboxLogs400JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
 
@@ -5677,7 +5695,7 @@ func (response StopSession200JSONResponse) VisitStopSessionResponse(w http.Respo
 	return err
 }
 
-type StopSession400JSONResponse struct{ BadRequestJSONResponse }
+type StopSession400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response StopSession400JSONResponse) VisitStopSessionResponse(w http.ResponseWriter) error {
 
@@ -5798,7 +5816,7 @@ func (response OpenTerminal101Response) VisitOpenTerminalResponse(w http.Respons
 	return nil
 }
 
-type OpenTerminal400JSONResponse struct{ BadRequestJSONResponse }
+type OpenTerminal400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response OpenTerminal400JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
 
@@ -6033,7 +6051,7 @@ func (response ListSkills200JSONResponse) VisitListSkillsResponse(w http.Respons
 	return err
 }
 
-type ListSkills400JSONResponse struct{ BadRequestJSONResponse }
+type ListSkills400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListSkills400JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
 
@@ -6255,7 +6273,7 @@ func (response DeleteSkill204Response) VisitDeleteSkillResponse(w http.ResponseW
 	return nil
 }
 
-type DeleteSkill400JSONResponse struct{ BadRequestJSONResponse }
+type DeleteSkill400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response DeleteSkill400JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
 
@@ -6616,7 +6634,7 @@ func (response ListSkillVersions200JSONResponse) VisitListSkillVersionsResponse(
 	return err
 }
 
-type ListSkillVersions400JSONResponse struct{ BadRequestJSONResponse }
+type ListSkillVersions400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListSkillVersions400JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
 
@@ -7965,395 +7983,444 @@ func (sh *strictHandler) GetReadiness(ctx echo.Context) error {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L37dts4li/8KjjqXitOhpIl+ZJEXrV6uRJXladyG9vpOj2ljAiJkMQ2BagJ0LIqn2fNO5x3OK/w/f89",
-	"yjzJt7A3AIIUqYvjJNU16XXOVGyTIK4b+/Lbv/2xMRKzueCMK9nofWywWzqbJwz+fTphXOl/3NAkY/of",
-	"NEnEYiAy1ej9+iFoUKXoaMqigbyOk2QQRxJ/P0wpH00bvcaMxrwRNEYpo4pFA6oavUa33T1udjrN7sFV",
-	"p91r6//Xarfb/94IGhHjy7x1xm8GNzSFrvx4fvXT++8HV29/PnvT6DWemP817oLGlKacSTmIo0avIeaM",
-	"j0TEGkEDfm53nh90R+2nzWfjA9Z8OjqkzefDTtTsjo/HR+P2+GjY6cCzCRuoeMZEpgYz2eg9Oz5s6/8F",
-	"jdloPpAsvWGpGdxMRCxp9BqUq2kq5vFof5TQLGJNKThnqnnYPG4EDU5nrNFrpOwmZguWNoLGfDwfZGnS",
-	"6PEsSYLGPBWzuZ6Pv4mM4GNkniUJSdk/MiaVbDWCRsrmAl9qTJWay97+/iRW02zYGonZvkgn+/oJePAf",
-	"WZyyGS4jfkFSHg3F7WAcw3rqvstsPhepkgOVxY3emCaSBY1sHm21OnoKYsEbvc7dXdB4GdMJFzKWhQ0y",
-	"EjyKVSy4/uDHxoxJSSfM9UhRlclGr6HSTC+RWs71JE2oYgu6HIwEH8eTLGVR4y7Y9mU7yjTjPOaT4puN",
-	"WJEojggXilAuFywlMSd6oRtegzAPqy3iC7LUopoyYp4gkWDSa9tvM+PXXCx43qrdpimj0bJx90HvdsVG",
-	"euJjKTOGEwZ7N+8CF8p0Qw8t8Lpx5XUjzbgklEfl/vRI7fBxc43EbMZ4pNd+pGBpGxdMKpoqAsNkUi84",
-	"icdETWOZNz+aUj5hZBGrqW5vIcgs5plisGclu2FprJaNXoOlqUhhrOwGd6behBPGWVq74468HWfmDCSP",
-	"WQy7abHp9QucUMX4aAkH2h06JUYi8feU22Buf+sf74JGIia6x06mEBQDJImlYnqvEcGJPpa9/f1O92mr",
-	"3Wq3Or3DTvfgsPGhSnDEUuplLBwMfwAjMWNe9+c01fNDQQrrSTTrXXHOcEE2H+HSkUoZlXbA3t69Khyw",
-	"dyK61EI+S/S5/BDobysacxyXvjFiNcB92w4a8QyHldB5r93qtNqrXzWiMeZS0SRpmlFFjbw/jRdCX0KK",
-	"RQ23Rg3F0lnM9b6BE+l9Fpv1vty0S7ahC3Z/Vc0ESG8rUz5scYd17B2maOw2mNv3eskyfZt2/FN8qc8a",
-	"i4ibUrLaJfuQXpEYur369Y5dYLNmb0Q6owmevJV50vfiwbjDnkUHo+Zx1GbNQ3p00HwetYfNp/TZ+GDc",
-	"HnXxXuQojvR/mk83T5M+/BLP0Efct4NdbmF8I79mtlccxjROspQNiv2zItd0CvsimRx0VtSD551Op/mU",
-	"Utp8NjpgzXb0fPyMPR0dD4/oevUgoVINJGN8Yx/nUypRJdAXgPl5UNwu8Le6lrq2pZTJueCSlS/68nrk",
-	"f/H0DnfKbT+kEvO5mWPzSJWWoGKV6MZ/iG/hchhmcYJ7UiVsMEcNxrag1HKgxDXj/i+8Tqgs5QNzINp3",
-	"Wp04m83V8lUsi/pmRBVF4ZnEs1g1ekftoMHZrRqMslTqCwDbE+OxZAoEkBKKJtBq0Di7KSuw2OBH/wUt",
-	"ZnFrzPW+UOxWT/+5IrHEHf2PRu/wYM3hO3CHT4+qtK/o8bD5NOp2ms/o0VGzM+oOD+hhdMSOx/lpNfKg",
-	"FbFE0Ybu+GsrIbyux3wsUPTrSdLb6uAwaERZSvU9ANuy29HzY65GnJnttFVYK7hnR1qhByUFJgd/XKSx",
-	"MuKdz7V6/qzTDRoiU/DD8eHdzmO/w3lHyVg9+YSSBRuaS7eVzxY8c/dBT9NlLm1yE+V3KXY80fs1ZA4M",
-	"KOaTgVUhNokf+/N6QQOq4mZJY7/++xA2QeNSW6tls0WBqGj8mIpsToZLQlNGWzvZrnKUxnOjRv8kFmTB",
-	"CBwcPYLZyo1D28NO8+mo220+jw4OmofsaHzcftp51n1+kJuPFyxhVDKtHTKtE9zPVIPxnhpbffWwbGvY",
-	"b9f3b+b/A5n/fd7n/azdPhj9r2aTwEL0tlkB0mzCa6zPVzbz79Of0L1zu/Ql+9Rd+m3//dHdT7hdrlLK",
-	"UeJWaYwr6lJJLdpaU2lmEqbPTLu5FwXcTuZPtYqhU9h3Va/auXLVfgjdylOtfplShY4ccOno9ZOxEumS",
-	"ROIvq0pWUKd33nM2qZSxVJSrxrY72cy1/2LthB+2Okf3mvDfgz57DyOnCwchS4sa8C4WyMopKdgTNcaE",
-	"Uau+1qb+4NwMg10UaqeO/iNjGYsaIEWmjEYMZfzZFZ2ABCkocn9FqUPEGBRRMfw7G6mAjEVKwvNx8zVV",
-	"o2moV9METhq9Rr/R6Tf0B0dTNgNr0zqWFbhx9XfPIzabC3BPXrB5Qpd45RW/Hao0Y6Fzv8YSvbJKpCyy",
-	"3k4lCOWE0TSJWWqFN3hm8WE6YyT0vtb8mS1L/TX+9Ly7jGczre/BHz4EK93HtaAzpszUQaDovGIE55Gd",
-	"OLjDA0LJ+/fnL2+eFnuw7TWpm5xTNc0vOGftuTsoavR0v/3xzOjtK8YnatrodY+Og4rleGEO2soKeMcw",
-	"tEOZ0wkjQzYWKWuRU4J/JUoLVlgn4ya2Xt0ZvWZ67Q7b7eKo2fJf2+d/F7dvfnu9fP3b++7rl6cL/f/H",
-	"/2bH+o+Mpct8sEYc1AztsP28cmze4v/MlqtjfE2vmRZOKZszqnCQcDPAVgpKe0lPP8QahiJaBiRl+hzD",
-	"n8dxKhURnD2SuSteKkZhD0Qi5hMSK0InNOatPv9rLONhwsjp5Yvz84Bcs7ki3UMybfV5YZbA9GsePs13",
-	"AJ7ZfFpKu7tRu/RHQWMWc/tzR+9ipZiWno3/+PV/Nf/zw7/8uVE5g2M45hXbQ8uM0C69lQ5klklFpIqT",
-	"hEzpDQuISAmFsIHZQjP4VfgkPCFCTVm6iNHGm8IcSRNfiWCe4fCY6ZTksNMtT5AVN9VzY0RU3aR02t3D",
-	"8qysTsArvJdWdo6QiqRiIfWwKJyLFnmR0NmcRVowdf77v/5Pt7Trj9rVexuvPr+XERvTLDHXoelTzBWb",
-	"sNT3kVXu6Td0xlBawvY0gapYSRvT6uUbvri/r9nSbW/ydxFzaZY3S3lAjGdVrx7EzQJvi/e5dYcQymFZ",
-	"W6Rqk1NFtFH/u93tb42aUZ7TC73QSpA5lZIIrcO4taaKtFvkfMLhZoIJDY3QLCx+zdobxaZy8avX3jj+",
-	"1l85Zqk3Xjob/HCrl46nfXzatQMm74ZB6Ec2DmG9M6lqCMZi/sQBXKEeuiIXwbQL9T6/YZKEoK6GROuN",
-	"LfJCZBxOyYwuidY7Id5JYk7mqdDmoVa3lIDRa+FSGLKxGat2EerElZsIB2a6PxQiYZSjHmM9nKDGfE+j",
-	"C7z1Cj7Bjw06nyfxCPTi/b9LdDj7QJmY39AkjkouxQh3LfxpYK5TFyBES2Ecs0SrsPvW2bD/7u3FVSHQ",
-	"D1cxqBQYfbWBb6vqacXQfD6wv0S9+Nm4PeqM2wxHmk/Ln1M2bvQaf9rPkT/7+Fe5f4YRe/1CcUmv9Grk",
-	"n9SKzcJpPGLO0GogSisTLRLaYevZCske+HC1RDWvCs7Iv16+fUNguh4H+QvmG2Gf74VmpkLCQZyzG5Yu",
-	"yU0sEvjWYy079e3MtVTDbbjTmuWvrS6a+Zu/Wt7c278T/MXnnPdTAns4l2mgW+6Ftgvh4xY5V5IkYkKm",
-	"FO+8Ec0kIxmPtH3gr1vU0hP2M1tesEyixbHDjKXupZX5yu+kwTVbDsyTNbMHW6Z0jZEFlUS/hLeHuUBh",
-	"z3z2bb1iHq3pjJ75ysGGj2Fu3wj1g8j4rlNLV5B2Ixt5V4MxNFgzmfAmebSNBfUIjp5t7fPN6RtBZDaa",
-	"Wm14L3SDMJP0LmUOv/IDjZOdd6LRj6smbO61PRhj47X70Gns+uRYpVvGfMS0paJ3ATg1PvcGrO2E7qGx",
-	"MWLu+Rtc18heWDFgLRPeGGtikTcKc38lxCuaTtiOM57Yd1bmmy4TQaOBEmKAD9XMthX/8BCYy5x0jp8+",
-	"fdrtHJPhEuNbn3eeq7pQdX/pWS0Py2zd95xmairS+LedN21WerU8k4W/10xi6ZnPPF2MpuBhumZcT5vB",
-	"r2njZ5EKPiF7od8fPUMFh9ovv/zSPM3UlHGl54Wt6omnyYIuJQm/hy+BrVDvNLvD6b+hcUKHya4b2GBM",
-	"qybewk+1mPIgqDVLwAUBNygxr4G97r/1OQWrInMh0aTkYhEQlS7RoUISqljaI2FEFR1SyQZZPlVhQMLq",
-	"QYZkr2o8kimSzR8HfR7a8BYgUV2DWqPLPV0jyvXNkmY8d/U9khbKprU7fHAwzORSvysEmVG+xIOoj2XM",
-	"JKGqzwUfgTaoj51+wmIoZEj2qMSX7K8I/GIJLhZCHRgWfhQcmqmE0eKYR4JzNvJsjT43DT+Srq0R5WTI",
-	"yIxG2Nw0U4CiiMSCh2i6e/v9gql02TwdK1bhSbwEKQ0G9ILGKiCLKUsZAZBw5b7PzV3c+CZ2xqLXLIrp",
-	"FTy00wlQ5pVVueOaHsx02wN4smb7v8APNnUH0NE1ZGTl019KkuttF5a/HoJgqhoUCHHXA3RdD+Eh/U9t",
-	"frJUxUYly/9Q/P4vUwbqIHXeIPQxUUnMO15wJzc2fUP7V9d67l1HJUDfMS7totShPPi9KkcTsWARiZhU",
-	"MYeZALM5VmwmK2Sp+yhNU7rUP1eF0le2sP6TBIDylBEMIAf6R5FGGNHa/ns2RF/+xvfwe31KRlM2uiYi",
-	"U61VL1UxpF+xQNzqb+Y53cZYpDOIMUdUsabBWK80nGMAys2+ZDz+pDn2AQU0Qo2NJu8Ki1zRH78PZ/wm",
-	"TgWfMa5OCKOjKRrQ+iiEFpQQkownTErCbueUR4XtmG8yH7aw/iD+hE+eR/iahFyBGzbwoL7VB0Qb+bpj",
-	"Fv4VgtMbMGZhi7zlyVJvniQ2YIPyicGwcrnx3A3m1jPLwPexMnUrqIoV/3WcJLE0gjnjKk70PWKTHiTR",
-	"DRS+FHN1fNhY9UiWYBor33nxzlyVO+4YE28tt/cqVuzVq9fm3sbXK08JesZWXqdDlkAEc87EHIfIs8Ro",
-	"VQVfWd6Ug4+UW3sXj1SWbtmIAZ2sSJalVGxmRMpWLeXIlBU3dY5o0FIkEZxt2aIPYSm3Oo/nxH9iqyZL",
-	"CJhymz/oX8M6eDlFhQ2y7lhe4vO6kaqtY33UBve4qo4YJYppBU7MGWdRQCIGSRf65Go5P0oyLT5Wj+oW",
-	"B6II9akTEU6XM0qcyfFI/MihcYXWyAgfPbTuIkioVLkhvO1t4DBHKwGmbDbUE4deuVGWpowrYh4PyDgV",
-	"M9IpT9VBt1EZzfAVAxBlcG7t8XfHpiC0SzNc2r/eAXF3bX6Gi+LKu5gq9YDA0zy8+7G8vVflbT59hfu6",
-	"sGa1+s8LeKH+qjSBgK1VpJfete2fNzAhUn2V9gglkZjRmAckfNLCf4YBoZycvyM0ilJ9qUIo98X5y4sT",
-	"Eo9B/2SzuVoGROhDoqZMsgDah8Xrc2NVBcYRa2WTNo+EVBBq/Onq6h3x7whyih9jJvZIU4gOk3k2TOIR",
-	"kYoutWCT+mxeMkbCCVPmQJ9N9Ithn2uxAg76WBKmfxqxCC0WJ13WRwtXzsKM3p7jq912u1b63UfDCwgl",
-	"CZvQhExiRVI2Boc/jt3lHGJaIsYWm2GLvMTgDglhmWA1zFHnINO0DWvi532esplQDDxsXJhXAogH/3R2",
-	"+hKQNfSacZyg8rxslPPrdMY1uw5sZr3zAgw9a1FxQhYxx/AqCd12DgMfqKdH5W+XL7mqD6vDavmJUR0X",
-	"q9X7NhF80kziGxYRyUYpU7JFfmZLbe6r0ZSE//HrafPfafO3wQfzj3bz+eDDkz+HJyiNxWxORwoDTHrJ",
-	"qerzmT5tnePg4Nkhehtb5MKE1ci1blsfspSNM8miHrk4e/d28P7iFfn+4vTNi5/Iq/Ors1evXg9O350P",
-	"fj77W+Hn708vz9wvXp79cPr+1dXg9duXZ6/6/PTHszdXg3cXb1+/uyLv3l5ckR/PrxBGTPBvF2f/9v78",
-	"4uz12ZurS32aaYLx9BSwNzMqr1mk716T/+p2qD/lR/ULV6fwu9CoD1ku357xaGqdOJhj7AG5pJY7zjQI",
-	"W+SH+JZFTpuxPqAkHoP6ZSFl3tcM2BOebMroOv+VfUBE7LYR6JF92OIU7qbua0EiMkXAmInVsk7/h9Mm",
-	"MzkHvEeLnBat/li6FgJ8VMBOgi1G1DQV2WTa57lmkwuuZ8fBYbsdtNvtPt/rHpLpY1zcFeVqRm/jmZ6+",
-	"4/bhMwsLj7n9XXvNub2HheKW0Kx8j4S/anH83QcLAf/v//q/IdmTKmV0pr8JF9jjwD0nJfuX4rOXl2eP",
-	"iUj73D2iolj0RmI203NG04kMWyT888c3p6/P7kI9q+M40ScBFCndG+ZJjZjLOGK+PD0h4Z9+Ak/cd2AQ",
-	"h4SOFfho3l+86nMaRZJQgr66enmJCDoPJrP3K23+9uFXI2GaHz62g4PO3XeP/7K3JyXr9//l8V9goH/p",
-	"7e//+h/9vvzTh3/Z+1PryeO//D84Qvjlh9aTx39ubJC9m0XvLsYgucoXkEyYkoC8kySslFPgeC+DPTbc",
-	"G1ualuQNYwiDHDKS8fgfGav62Cebn2WYKSeh3YKh3gPlj7YPnz2UvUoM+A8VlPKN1iKvAeYC+d0kLCf0",
-	"4M9xhBk7LnUnJDOaXrNUnhBq/okYO3gLNKM+d6oRu40RlTFP9EcUu1Urmkynffjs6OnxJ5nWP4J2tmJe",
-	"k4W2s3IPPEyE7OlFoEMpkkyx0mqYuDqowIETxZkEyOhYaPuJTvRR73ORwuSlItHWW0pHyr8Fd1zP9Tb+",
-	"FbtVBslYtvbVrUKoHwWpFHMlCCU3caoymhRkU+VclHbf8dHRwfFD+Q8WaayUtnN1n8zWM64EkAJDKtnx",
-	"ITGBAkmUmKDtjSa3IqgZtYPDZ0fB0+O2P8338EUYu21n6bbZ76ynHKzT3Od8QqIMff9MkpFIEjqXrEVO",
-	"+bJkPLgTctg+hGvaB9vmLuJqJfp4rejubFabSyY+CvJay9cmwRdNW5u4vhoLAdjttiuFsYUKf1FSDfEF",
-	"5C9OpgXFtCr9PYV8lXIrCK+3Mlo/Cr0OABFIBAYUEiq38/2JGoAqAle36ayqhi2eJgkgDgGdDV1DcxMe",
-	"/w4xjZXur03aV2kDwFoGDrBooc8OBuvPZe02eQ9OlI0OktX9AphDiQY45RN9XpLE/laMSej5X0IyzBQJ",
-	"c9shhNMTutManpAQ9nNoo8BDhjhPENHf3DPf3DPf3DPf3DPf3DOb3DPfvBffvBffvBffvBffvBffvBf/",
-	"I7wXV16UAB4BJSqhIxaRxVTo03c1ZXFa68Aw6ZQFrEJQ59Xo8/L87+rYMPbWjoLvruKqf5FkUrH0hdav",
-	"Vw39WU79Vo7HoLkA2Gv0gXBGJNPTMtoO41It9t5o7dYiGXSnKrFElj5hJddPXCOwy+QetCqTSn3z16Ab",
-	"TIN5rtuH+rn6idFETVcnC7ora+YKYB9CXIPGtrWHpLA6VY4Sj1R2rY6GtmGS4JzqfSuutwTPQL7bnI5q",
-	"Fgv+5DLCcIuyLSFJa1YxwDV0SD0tnCG1qbUTNKbEmHH67twoZ8bdg5ZgkbR3i76XNpHbPflc+XgTb5UC",
-	"u0sq95dNndnpIC71CCz8GEg67ncea1fDtGnzaPVqGELp6sWw2O41B9sOdPP5NPDvrc6nYQFn0WXOTVxx",
-	"FMG7om2UGULeZSlHO8fcn/ibBB0CHBkUYkVGIkucPjalUdUklwSEx5O84pV0f9O9iZUkcxG1CDCRmg7A",
-	"GsOvd7wx8n1VIUJ8AuWKTpm/eZ0KLOgavN76X0ujsMX84TqM363s8JZo6xmNWC24bgs/DXJRrvh1vWOl",
-	"J2WeCnCjkcU0TiBTL9dTNn7EEjKv4IrnWiM8arvzgtfAIwmZNVIRfJHQoVb23LqIJNJ/BO6TB1oJJK2t",
-	"wo/nTM6rrm/oUkTZTPCV3JIVDOJme7sKen2uDbHoxOXDanGnjSXAoWuz04B3V9WOyj6/pqNpzFlpwvHa",
-	"jBUCTvRgKuTBloBeKqvh6SC+HX/H/cR2xYBCy/+hJbfxs+h/6nVjEUpxk0O3hZYU59zn7mi4QfmboQSu",
-	"5BY84wRfQeC4E7BGmsdVVxLo6uDcMFnmueg21y4sT6zQk0SHEpwd4zq5XQoN2JyXrYJX66T6T2JBxjTV",
-	"lifeW2QBXx+JGcsjh708I87LhvNSxrz1K9WD0L8qFHMIt9ct190KK+UgNhgAC5FWSB7u5f1CzvXWnTvX",
-	"n62UO1uKzHxDFERmUUj2COoVAQECYhmAJ1I+MjIc9g7jkQyQW0EGJMK8GwYyv9XnZyiIxZjMRMpsIjH5",
-	"Of4efJcJGytIG9reyquVuMVKFetuPnQEj0W6PbbcK26xRfrNu1QMYXWwKkX1WnTbbQS6J7G2iosWwiMg",
-	"iQhQXI8yZZyM3aDdbhuf+27JKetcsr5177lnAy084HRK30sLfhkohKCmbLbikoJcU++C2WpRX4/ml/DR",
-	"S2Xs9pUB2HocK1452IlwEZUlFwq3xXS5fT/wK7rNyjyNXG9e18qKnl2stbBWrTCPlS+YwubOW8u7VLpE",
-	"8soUpeyBG5NyADtzVY7lE1115WBE9CUbxbLSCjOB3YpgvYn4unC/yegF6rHciuDg4qPbKYdwCgYpG7H4",
-	"pir183uIizivPoSIpdAbekvDHj8gWVVKDjZuiI92b5pxlS5rLg0jCNIsYRikY9FW8zEVUlXdsNJDWRQk",
-	"32qQgKmpqKK2fPH2zZuzF1chmHYQkIcnXVcxfbiyTTE0dEi1aUVaKMPBBW/gkDFub5F4TOYiiUcxk2TB",
-	"TOAesAG21eo0IzFnazIdjYFtE8pjadj/9B9ZdYNa3lVIHpHWTe3GRKK1Gi9oPpSM2ULrDZGsnFi9PyoS",
-	"6vSuwWA/G8URi04QU4G8pAzBAFOqpaSDYSA7JqF8SaI4qnZZxDO2/k5dUK52TNaK4pGq0l0xP1prbrgP",
-	"cNtZl2WPmAcCgLtg4F+K5IZFgASC0kxGuGzhPsHumZ1vDpFZ8MDJs7y7Zt7tCfZ0fLfRC4JjRUyZ3Vkv",
-	"XS+Y3W0l2YpXas3tjX/MyS0jI6MxFi/GW25K91qF1erphYFz2nePjre+XEu3R2XSNYBrZpUiN7TQG6Qo",
-	"S5mx2tG+XdClViQfBySk0U0sRboMyR4lSggMYll+O5EpmxJ/62gJpiyJrDSHxEmg07BLGpI9gP9YWJKX",
-	"MCG1Ic84NKREgiygCVNAvPgY9q0Yjw39xKpt6jEjVy2rDextTqAuO1x90kO7c4rz6y925W5EDokVJ36l",
-	"e+BSQXSeez5MsAi0IJOcXjMyopK1GrWOpIoNd1ZkkDsBnM+QoTzbftPpbrxEi7xqx9lRrvFiFZOvKyN9",
-	"ljxjRe8BBobwfzcNVWHzfJuYiyWqMx4D7wP5dNUu2UvnmCsunGEvLPcQgD3vBDDUYbDR0v+h1AXexn2M",
-	"HevlNUFjbVYDxGH1TzWqxTaBMgzWxl6gVncGYBabZw0HuN4D7mpMrS43aMYm8m3j6VfLOZMW+RanSNgT",
-	"9vo8tI+gfRySj9ZQLlTdCUix6NAJERy4bNFaookUVnSDi+AaYiM9iJVCPHqcMjk9wUgvEOKaWG+MjGJL",
-	"bGIkuFbv4Zj0CGeLQH8im+GNmBrK8oAsIEkMyO05W4ArzakvILwW9idJ4+iO/H//L3EDBQdASD7Cf7Wd",
-	"r3cZPqKylLeQp10/oO0x/Yc+x79IrIgXko/4eKGAlnlhEEcBQUhtAKCC4qP6Ef9J/Y87JKqE6DP84sSG",
-	"pGWfg39Vty8fYxeFSLyOlBpyT4xsJcOaZ/Rw/GdiPhb+UI2Kkv/BvGMIZAp/gEMeko/65ATW/YV/MsZb",
-	"C7ZkSD5exzwKyH//1/+9c7EF88gjScSCo5bYM4BO/XSPpEzpGxAQm0XKKAPMg31oWcPtxgA3IHJUfXQb",
-	"0/QtwDYHVN2dmE+ZjaxH5jsIwFsLxybNuOxz06Ado317NpqHEBCgS0mmYkEo99wPujsfbSzSnq5yEyrN",
-	"+IhCB6TQSpz1plnHUv5VXCbjmDKKpf6rVvwCAw/Rmldg9eIATLCAgKanB69PcECAoyFwFshdz/uyWRx7",
-	"SnVHAPYARijtc/yKSFcMns2WzonRTa4ZhppyhQMm12LQsLSrxwPPgfugzx1HIcfdh/Ngde3dJ+Ku5/HI",
-	"F/m5aA7H1u1ASaM+xzaEoWucUrNN9LiEZFb5Km5VC9bWA22Rt2MQWVbX7bbbRO91VHHhkQoYu03FqAbY",
-	"oildcSNN6RxoNirpeKDK4Ko1KGM0KHnZwSomPUDLjRRQc4z0DMZ8ElhjRcWTTGTbknWst8X8jm9nibna",
-	"HlUaKCJPFRmyRPCJ3nJVyuhG30R1yBtoyay6qGXd9uFu9g+vhGNgzThY7Np7/51RQLbJ1Tmr8Ia3PtlF",
-	"PaVyMBMpW+ucSJnVdMFlbkKZhv/SFLSYikQLfCqvzflHcQhSICTfESyFgT9WuzTyB6pMcGynnAK01Qat",
-	"Tp/xPudNQ9VS5QxWlRtyJCIg7QcmXdBeIPZYlLwtEtrcdZMDU85fDyFJwdHVnLgn/HdExG7DPtfiBcLY",
-	"dCbRM5MjrB01DyiO9gJcKS/ikS562HizatWsjabYwL1T8T9UHMNCeKIe/JHHIDBGjTc0IhxYMnaVLkzH",
-	"c/+tb5Z7FEnrUR+uWPg6h91Kl/CtOg9gjVlnoslFONP9wspbI8sQ7B+rQo93Tkrzq6FvwHDZB0G1mjN6",
-	"Le8JK6iLnGd8CPzQASkG0SG8GjhHHZiPUELUxtA3Tuq2MDXcA7vj0OxWK0HObODeTbEPTsOtVCmpanCO",
-	"dUAxS6Arrj8NpLdSlGwT6s42XDWI8xmdsHc0vR+HkxRZisDHtcFq/Y1LfLRWGbCzA5XhQ5+GBGvFf9hW",
-	"NcDv1I710nV5h3FWKwmXoNMZzHPuEz0ir+PvScS0HC6e9uES9pmPz37+vH3UflbIgTis9J84rtfV1HJo",
-	"3u4OmK2V6dufQ0Vf/Pff5yz/YRKP3b8XbDivvDjWLxlOQGHN8FdbL1qRyrZOi0PQw/1dktpaMJi0YcJm",
-	"uzmqCi5BBJY5d4nDblQ4B0diNgNLB6g4q453XctKkEhUw7vZDUtjtaxykqNbYc9qNs6GstfP44CEC5py",
-	"hxyO+Vhs4ZQ0yoX7dD5VlaOsWr9SlH9HNP0Cch4MnKaImXsALL1R1EpQB4S/xmonkP152UUD7pkA6yxQ",
-	"qRVLE5/ybstA6+wskgOaqSkuTBRLPaiHRul75eqL02/LS64T5VdZys/1c3mJx4+VxWfmybKGbngt/gL7",
-	"Vo2/KGPudDdsL9YMdMuLrWT/3VKw1gViHkPFbpUxC+CD4Soqbs10WHBbzMGbqC03l/SCAlsGxWvD4DR5",
-	"RLpt+L1NpLnPVFbRfBxhZqflxdicE4jVUdeNjhaywmpywoq5fpvVt7pVhS2yeiPB/KIxZp3HhcVD5xXI",
-	"PvC+4d9O0P8bglsK/xmQcESBNsHouSoDMCHUR9X/wPKo4UmfG5XFulHBbZdJloI7FbKcJAk9XnPDyhD/",
-	"Zo280nWGn62ZaxGx5JEksQNf6Mdb1YzK60qVzS0DgCm1Z2ersiWsCbuLE+00nWQzC/2r6Ga+nttpNpTn",
-	"is0qxsRUqq01aCEIjNUvWXSCeDpFjg8Bh2gSBDH1sVrQx7+xOghQqW/bkO3W5ZF4KFYvyKBvArzUq5EZ",
-	"1cfS5Rcq+FdK3MaHla9uSlRZl/4lCUGS7VNa8HAF/qkL7EkDzcOp+lugq+GRD+sFQi7qo1h3ZBZzqtAR",
-	"MKNgh8I9N8NibfW2iteWKwtdfR2yW1WUsOYsL9+YOne6t3qLcvZ2DFXk1t6u5ea2sKv85z/o6fAgjDun",
-	"SVVhv1dTlStFr79PIBTbIwaGnqOyvX9icMvHZ+t/emBFAOO7ZxIxkUYrKiIWt9g+0N/1OtEFo1FsAb4r",
-	"SUkqFUlS6ShN4L1JSPa0Qop4jwWNkUB/byxSl3+hNaJ4RLVSz3j0uBoKYcrBrMnbzDiwnKCHsKoNr3RO",
-	"qYkidD5iM7Exy2GdsAJvj0s9zLH1W/ok3FgDf4bz/let0kq6VkWKKXCG1yPADVRZZVuSjG+0LGpP1FUh",
-	"LylPieIWkHzvnJhiy9q4IMhQtPy0PMYrk8f4Q57H+P6B8hg94+ediC5HUxZlzkd4seXeKac6Ouhdboh6",
-	"679+A5n0uZUNtCZt6+wWBGTEAi/BifFo1aO7bdrWrHLjgFQ3Ed4ZjSx670vuvGpz2Qlqx9sCcG0babY2",
-	"s40OlF32Nf6RXfc4Ak61yirS4hLcOxXMSuxiJpgJ8jglbE1Ob7U1juubu5cr9mu+3dZsVwdaKl9MlcUi",
-	"fhILIsaK8S0hn+udLhVx8E9YvE0NbhfaduSDW8a3q3XTN/plo4j+YvxhW+OFjSiqkkCwKmtWE2qAVGoZ",
-	"1YkGSKiRC1QFrDNgZMbjQtmgspu5OJKgcduciKb+ZVNex/OmmKMp15wj+s94QkzKM+Oqxih7ff76jOg/",
-	"fWIVm1oOEih+XbULUma0y4SRiWDVuHg5pd2j4wp/8E+nze7RcWkmoVKKWLC0OaKSkSm7vY8F6DV4nxi5",
-	"9d754y+tgumCG96GDXavYE7tHizEOUrjXYXlrol2GC9Qu6pG2JZ7Lucq9CvJiZFiqok8YasUU0f3vvKq",
-	"9u2OpIA77+rAFIMO/1PfQvsOFgo/qdkcRdY+QFFzoGzYaoVEsokreLRCNrapn1tv8RMkScEEnUl8s3rV",
-	"IJec5Y1r78y5uvZAbNr79+JaPcX5N/hj9NErNF7BiEPwG4GcaVfQNyALwK6FeCht6XNLyGcxIIhVmVJZ",
-	"6e37godu4yH4dgi/9iH8xMvrhHDGIoMsgh7l+9geWrPHK4E5OR/hr+3mc9ocf/h4fHj358Y/obyolBJ5",
-	"Em4Fo8GgjkcD/rpVFUNspxbI4SdaWx4Gw55h2FpNBZYt9PZtaV7EjnDQYsZCracQw5aBwXqL1IGqFvSa",
-	"rUCqUBqieMQabMk8jbdjELfwuE3JUkVIvBcg8bIjtvrgF61kWUMOi+Z/Tga7XWhBG0YDyRiv3BWvqARH",
-	"XeI+1svDZEGpRC7cewVqWYwAWOTjvR1mkEBSzwTiV+izSO8YT8eCphEYPr28TOnA8yzPRTTQ02Xsd/2j",
-	"Z87HXEsB/QoQGIZBn4ejBKISg5TNBT4DtItQNZrNwfFsfAMDz0ltN2QSS8Vs80WSEQeHwyt/u0kZbMWp",
-	"hAARCOFNTU7dNp7EaLneKVqe8yEb0RlDv+79Fztlci541XrbCBUWEwAGEgAN7FSrs86hwwVnK/BEjyPG",
-	"HquQ7AHx8hiiUcVzG/Z8GD/UxrVrqxVEpxHov1yzOTLp9LkDTOfniptSGEQJeNXVzQT+e5sMpuWm1i5t",
-	"EOEaHBI1eaNm/JXUqQaVBbz+5GdIPxEpEUlERkm8fTlU5yXegq7iEh+G18R8vuFWWpVoO+2p7YqVGv/s",
-	"faqUqlglD1WJF9oazFN2E7NFVVWYVCoTo8WzkEmWApJAMYL7y5ZKiXKE4Urhl839UMuBEtdVvAhX+tfG",
-	"pQuIdZu34mbOr8HCtPGEfmmTlWiTEeGxiRDo7Ot0ybRFTvNGlEn0tEVL+1xkKolvYNO3yBuo4AGKeKg7",
-	"m6VJSGK5pfw0b1Sxw6jpKuWR7ZSpjKdVpCvzK6/YNWR6A2oOIEB5YYgwsE7uFOtnwIjNDWBMvz4vJBjA",
-	"C6bUd7VY2XakWVpbJ/gqS7k0RCQBwYzMUnnge3inMIfcKshlHdcel/JW9+I0RWltNYDSpVcUapVa30oV",
-	"Xbvq/vb27pzCZJWI19yNWFKaChKsqkpuST1eY2Xcywf38DUh/EPtV8TweAxa5BLu+ixhjjDOmimh7VHY",
-	"Im+gGIg5GTaAG2CNkD5PxGSihRSWDLFom08ossBjFdNkUMuMDupKmd4OExId9uvUhaUMzMfJI0tVr78L",
-	"VSFckrXJ9XFJ1i7pFtruc6sioSqKApBippwVcpBn6aF4chcBNWpOLWn6TgC5bUpxlSU79PuL193aAmC4",
-	"/bW7I6f/Xf0h/az1uxyZ17cKXv/MFbyKSm4FsMbYotqa8DgakCPxcVVm1J5PkmcEpm9wPQaADtVPgrLc",
-	"I+ZWclX/gz53Voyr84OErFYnQ6MEuJhlISU9EVI9LqYX2iHYm9FcdAwZR2hUmRQC8mWHUKY+P1oJTzNI",
-	"EagO3210a4G4h9IUwCOXy6Xt3FuFFqs/IPRWJlt6pz7RWbQmMWFDtNSry183UXHuZdxI+Lx9NtobYBSw",
-	"0sU8FiDHQWcr52WVgmlcuP6n8oiPn49XUOO8Sag8uXqfnILBsSv+PwYr0tXOMxxk1puOkgoADXlmvNky",
-	"W56GF8aHDyhdzha4qT3mBlTHtOUBwzA1/srX33G3c3i4s9aw4yko6Cndw3tHcs6VBCewF0CCsREkEdJb",
-	"0SMR8tPkdh+ipDdsoMQgiYcptWSLpo56Ne1Dnm3sloP8XcSm2pxpJ++6bmSNiPAcCnYTVeUr4GesI8x+",
-	"w+DujDL2UCpPfhqQj/FTWJ2lFf5rFSB4aCULd1Ibxc03+kNhF8qXTkBe0/Q6EgveIm+EIsOE8usTwgXQ",
-	"8OZeip3rJ2H1pSGbWDaGv52+fqWlIldkBnG11VJClYf3Uw5r4N0aoMJDvoh8yDNcvps2l9063jTE6mje",
-	"2nC/XpGX7CG28m6b8/PaC3hcvlkL/9TWgl7Eh6v32/gm6f5Ykm5lw5SSfna79+qzMrdPwtwx2x+Suvxc",
-	"f+jDtpn+pYe9aRDXrIp3Fn+Pwecs5SA4gnKeNvh4DSN9xZHR1wREZisCBFhYUeFXII6BbG0E3toy8I5f",
-	"WKRxVTiy+An9kGKGKG2Xb7gszDWtb9lUXcLkC3RYIo/b1u2t5GXrtt1HAn/6izNVuQ1SyrFL5yYdvSz+",
-	"qljO31+SSCQJrS9agJn88zQeMXlC2nCuIUm3aBGLbJh45jCy5xUYhTZlxyNv7sb8W1fvJE/B9dh+V12p",
-	"1RVZXwNdHhavs/RCGEorjG9znF4klcB7QRapUNYMtAdet9sIGlTKWCrKVTVlyFosP03T+EYfZMgLMG4d",
-	"ON/ro8MVSatWbKxdGHxqHdudtk2BrHNnsmV4BGawgpIOF871M8ANvI5WKD8Bn8bUUDxI6/kaHFjh6zI2",
-	"5H3ehatvZz17dYa/6dy1OreNYP/e9W4teytOyidi+R6cEgWrMSDIz8m8Qhrbpx+79cTy58WrZuMc1OaL",
-	"GspnAL8ZNJV/42KBscdBRTC0QBFnyZErsU6VddYKkACLMtgsXNzlXIlpdYthgay2wyelSqhwENKMy83U",
-	"hluRSe2QRnU5FSkUULTMVj0kmB5AAleazRVi2ryATw5McbEfG86exVGUsMeBI/kGBkqT2L3nhdX7HONM",
-	"plCIm6kRncHr0AWDkoDPk5TylahUzrL0SJLw6v3Fm8HV+euzt++vwoAMl8R4Z8kxmYoMFDke9fnCHg2o",
-	"7GC2iqtDU8D8brOBjG9pHReAO8+fSfdkiWSkvaXaGWUpAJc3A4nBatEHsYnwDuRTBgKatlm5bYsT7azq",
-	"7qCdboVxejCdzqnb99Pscm2uTo3z16deqQOJPMrSWC0vde+NdKBSsfRntqwr/mHPyuvTy6uzi8HPZ3+D",
-	"mxYmAEIMjKagiZvPTZWaGzTcVQ3Wb2rgdTCOsFDuIHBp3TlAdYyrV0SOnCvCbudxyiSg/Az3uJcXtVMn",
-	"z/m/ZSxd3qevBs9qir8hxa5WeLAyhWyRcyDlhZ9ILDH3hCghAjIUakpmmQRfThpPpsjurL8LFS9sRLLX",
-	"sLAye8XOY71id3eedlDSEE/fISexT1UMxMGxFAlVLMrLgJMhmwIpIYfa260+7/NTTp48gZeePEEHnVQi",
-	"ZRGxBB6w4cgebMmAIDwqsMIGCvMLGSuRLgNbq5/lkLDHLXJKnjwx84hfEJz1uZ8mYcBSHPt+gmRkdhMg",
-	"rNbdL1jMFryMumF9ZFyrOTUYjwi7YekSAUWecOxzwB+5rAdo3QoLPR1/+tOfyAWEQqF8LRSF0UIZOtrn",
-	"TfLkyWmmVQxl8tCePOmRUP9KpPFvpibG97AJTZgxP0422Ki3dCxdmlJeEAu7CztvKKKlhYS18Lsg/+ST",
-	"J0glBvkuUzpnoPGQ8AyZGFFc9WDvGgh/zC2lUwCrC9c50E2H5t285IvBmupXTOmXsM+JmQdXHCfX8YGK",
-	"0tSNNJC3e5d40X+srfKie3FK5hSi1bUwslCrFNCn8ASSTaBuHF4J+LJ7DyYRXjsiIT6IlNi2RgHaHaf6",
-	"x9CswPciipleAahyxRmOFQrG6Cm7oUkckfdXPzSf5Qi8KMOURdSgZEDevH/lwakDrbQwIrM0FRMK2Wxp",
-	"XrxUj/r4kCTshiUQnOdMqphP8pCt8eB7NN8tEuorL0TucMQv4HaaMWpcm5LOgEAvYfTGnhBoyVRH1YM9",
-	"j+xI0YJx6X9YXImcQtaT9evHSdLUtx2LTBlgw1+h/+kqv5QWbe+wffjYfO0qnrmZvfjhBTk4OHiuv/j+",
-	"6gWuxMzTPsw7F0ylsB49s0Hfvb28AqZ1fahJeB6x2VwA83LzZ7YMW+TK1ZAwW95u2muomi5SgIdbkeBY",
-	"ED38Raz0mkRxdAIConuobyQtBBlVOZgC5tfWuIB9p08VLAIAQT0lBRn1DRCj0OULU0mnR0zJf9BQiV5U",
-	"wW0CDZaw1H0eA/ZKrwtSQFkJctjtkjDO2x1cs+UgZXqrhC1yicKephZ8Lkn39ha6e3h7a6qdgUJ92O4E",
-	"+vOH7WcBOewc6P9zhA92n5sVeZF3DANKsDjmStKPSgSJwuHTS3R2RSe6F0wLHcDXhufj5muqRlNzAt+d",
-	"Xr34SR+Kl2evzq7O8lgVklLAoixFpnsGrUrG+An2exFLRg47XRLOU+bIgQbGGrRnOpNL3Ul0CwpBZpQv",
-	"SULTCZyaGDht01j3V0E9kcCWEPHUAL0CMIdH7QNt32hVajDM5NKKEb1Vl81TrJBgxDlsWQsff/KEjPR3",
-	"mCzV7+o5PkOtnflkQJ3//q//0+k+84QJwHd+PW3+O23+1m4+bw2aH8IALQBXgwm+/gNKDZPWTaMIKqO6",
-	"zkgC23NJtJWFN4IU8DTIOvwOlmjyamAD4F5/D0pbhTn5JFw+eoHw0umReMK1hLNrRyIBUkELjJZjv0Te",
-	"SgvMj6MQJniUCKlVGqZMskYSj5hJ+TIq1Ovzq0bQgPwMUP9kb39fzBlHqu6WSCf75qX9Waw8LDDoUqfv",
-	"zj0AWK/RbnVabVvmk87jRq9x0Gq3DsD4V1NQrffpPN6/6exPgaJ9//oZ/HbC1PoqAz9nQ5ZypoW+rXA/",
-	"ohzKNuQqm4enxuJEWPlz4TB3sV8MlISgVUiYLK+kuV70kM5jQ3en10BJPVbHRIyH/wQenGuNHCtNuLw0",
-	"eEpvgUiYVBQjDyEHXEJhXT/SgNm3C3M9GNY3bH4Bx7vQ8Fjoe1b6pD3SJrDNRWT6xZlaiPR6YIsXQRvu",
-	"LMpppryJi7H4BRrHSyKnQDY4ZP4tYNXKobbHJMbzQCm2/ULGhbxRpLeGLsEZ5ALVOGn0JiUt31sskaoO",
-	"5SxsVadHnkeNnt4eL3DVDbN/nksC26fbbpcC8D77wd9NtjS7pbN5gm8kYoRuVTilSFCn+9bo/fqhWEKi",
-	"jfYGZHw1elpdyB1vDdtr/xjoR7QNIq6r2/ecT9iaOYv5lmt4XxDXQDZZ/Yq3+bZ+B3bU1k+Xt1H5xdJk",
-	"dbqF2WokdN50O6L0ri85bjqtg6etLhpvqJdvcjIUNwS8uOoijyVZsCSxXilXAsXIkJYWVoftTt233Cbb",
-	"f8+psVtYpF86wh23/qVzrddzmuALBztu0bFIh3EUobPgobdRA9KUE6q0IgqyChyrqAHrI2vx7PBDY9OO",
-	"M5D0r7Trnm+56XQvEUr/eXfeZV52rlA+U+Xsaxhedapyzb3RQgdVNpsBTtbUNXH0CdhUI2goOtFbooGX",
-	"auODfstetDPKKRAvgma5j/+pvXPfsIVXS9ikRYZSpJamG+7IkEi6zBXHE6JiYNchcdQib+A20/MGSgiV",
-	"rDkWCRSUM9ptnnEFNSBGYsb6HEg/Y47+H/iKbJF3+nocLqFUr2SG80f/jOEmx+wtFV3qb6YpGyn9u4Q5",
-	"VTq1WhvYFTkmHAowwoeshwxzZ2MF6bFQzWskpPLMwKlYMFwjvrTto1ihKTsxkTegIMfuGj5xRlOto6Pq",
-	"VnW/JbFUpxNT/39OUzpjCgov/VpNnC2IxPJ9Jy5CIEOT3WbqCupNYv8EJp9HN2KkjD5ohg+xwrsmsdB2",
-	"fiQcRrsI9C8kqthfmnZzjTQPDslKQNJqed4R8kUAgQmzPxV7T+WopvOwrDW91615/cZG4JfbdAxSkL19",
-	"jIqlYrcKa8PzJWz5AGpPYtZ0zAmWEo0jP+gTl9bCpedWrgbsocKINiT5re+6TT+1BU0LPfFKmlX1pbiq",
-	"W4nMvHTcXR11dr7t9yGS39jiQQyjb/MkhvW3efIKwtz6ivlEFRPiyXUTYx/cP9NPAXZ5+wsIRIV5Z+Xy",
-	"ectNJUIxNotttJwtFJbvaWTM6S+uGG38ii2/V7oS9TSYcXoXofnFh7ugMa8MDV6iAwtNfXg6QAq5PDGr",
-	"Y/gGQnDnh+hhxggU2kXIHjfXj+tbwqcHMrmAJ7kIpinrcyMjiWR6wymWLFvkexEtCWAqSOeYvI6/r7og",
-	"8EXExa/cEBs2tOcng/jIB1e3XH96V6U0w9ySfAFOC2GNQqFg8KGzUcqw5CyFoIfWvqwyO0wpH00bvcaM",
-	"xhykMF8ORKb0Ej5pme+2OAMcm5+A/+P51U/vvx9cvf357I22D6fzgRVfd4VrpyDMPA57wLWIkfzOej1m",
-	"o7n74EjM9M/6oyZ+2qBcTVMxj0f7pqKjFJwz1TxsHueCESU4XDw2Nb7xN5ER/D2ZZ0linakgcfXEDYrO",
-	"l0msptkQeiDSyb5+ouEinzNU3RppNh5/91271TlstWGzWLcSBJVgT7glbdAf/yqHPz77ucxb2gPA7/7M",
-	"INHzUXChmCxztvUa/7kPf2jNosYdKJjACkdLu+GtczR6x8Vf8m0m9G5HUWiLLBSDxCrN2N0nS3FzZDfK",
-	"8TxnZYeOV8nvXLJQaeKLeq+YyKlu9uyKTuqaN4/twzN3QaPKSb7pXe8d9wp09EvdIYftw80vvRHqB5Fx",
-	"fKGzxR1yJcQrmiKk8LBztE23DKsJi16zKKZXpmLIYbe7+eWf2fICAgdf41LEA+HCxFUX4yYLcf+jJZa5",
-	"w9tTX2hreBMhio9FwMH1fwJ3aRLfsMIdaNPlW+RCLAwjvcN82kq2+RvaroO4rh5kn1sYRA7AeHl6dTq4",
-	"OLs6e3N1/vZNaBAPasrilDAekb3nbRJp2zCHMUGcHaNj1sdhkjkrLl584J4X7xiCM1W65OHqTL5EleGL",
-	"Kmv3OGhbbP13XgTpB+sY+uJnAOdz7RkIqn0gPheoDdEZpbBF/ppHdRz/DmzsGUYW9I421ws+VbibQ5Kw",
-	"sSIi85wrSBQf9jmV1zaGwWYnhMprbf8inIbR1AaU4kKmSuE4JGJS4z6v2cHVzgVkCNJ2q1b3AqeuRvoU",
-	"jcRsRosG46+5bqb1tNt5AmU6TFpUlQmJYy6Yjw5caw1z12ZZv6kvg+rBbNUSTNmxSGcPYcytzVv9jErA",
-	"va/+3/V9/aVlwY9ggawTBLtJdli38wg21hxk/GoeAcb0c7iIRTKkDNFugYV7aAvUiJcTkoApCVmTdG6x",
-	"KvOEjiCOKRLmICuS6QcNFEUJgEIHRKR9bmKBFrVrnFAYCBccqLcA8IBRedNPyyg1A0gIF7nEc4X04XmE",
-	"o1wzNsdbVkIQ0JOFI8rJEDHUZEhH1y6quGApkuj0CDVAIC0fn5j/hdBoHgY10Dok+4ZPX7Nli1wK/YU+",
-	"L8nVXs4Ev0KwbRoGaBXQ5hq/HVWOH35LMxxJTR5CG7iv/Z0yiz93FlXJ+CRqITwD1EYjU332rtJ4XrTX",
-	"foapQUJobagHhEaRtLXRfMPNN79fnGvzMc20UV0yxe1yagm0mxw0mdmfxYr7WuLblCWAoOPijynLP0El",
-	"/LJm2xc3whB69UBG2L70GPLvf1mtc4b67Kf6BkI1UFqLzsCzMJraI45b7YSscqvZRBZ9AUxA9LTIa0u4",
-	"ilCqPocrAhDehC7osmeuCRorLwvLo2NFxmty5f02l+w1CnvO3d/nnoh/piX8iUPbOnTXUPcJbrQc50+G",
-	"uv+STMUCA3/OOkVonhu6nae98PXp/x5cnl1enr99cxkGiHRTQgz06wMXsHsMs+yaBQ8xBuls7jEls5hn",
-	"SjdpmhtcnF6dhQE57D7Pk4O0bj5gtyMoMBE+DpBGlCYJrIypbykBwIhUdbZEQGTIgX3KOjc6YMnlgoD2",
-	"oZUGA5p1eFADArWaAyotMI+I8dTWEJjjZUhfjXvbkjJ+VQe3i9rYi+/Ogt6iwq1bfR16ALkf4lvcX1mc",
-	"RLu4NIsktXfmPvx0J6apsbv2BnS8mLv2tu4WdFkhtgulS/Cbf/L34J887D7fVQ81hCg5LglM/kalSILI",
-	"DmRIILzOpLE1HITYyRywEYoy0OZbG1HYcIcbwzvPxu1RZ9xmu5wwkx1XARmTpf5QB/zd3DOyVyeQS3ve",
-	"k4ZV3MmYNIg3oK1RDBk72JEcxpEPdiWB++4r6Dtv54zneWCeupMDP3ZTeCyPXa3vGUxVkLGJGF2jt82y",
-	"QhJtAhqglNUNbEKWgV7pJ2IF9yQ0gFmi1DfIWwSpzPT9Zg1TLpBpGhjOyvZztQ9ZP4sUYhs8cFeWQvWk",
-	"1MNyDgkXitT2oQDmaHeeH3RH7adN2h52mk9H3W7zeXRw0DxkR+Pj9tPOs+7zgzrQiWVH3BF2cn+/+K4X",
-	"W+QRza2/2Aq0dDtcb6X3vpl6/yzef6jrYnJokDdq1RDDP3+qA7DSpjqda31a5qTIj6QRU8ZpXxZKZdHT",
-	"IxSJ4YAULljlgjt/mfO/BYQid9wwZfTa1sDoc/tlV51WpfFsxiLwAUJvIB/WdAmr4wCTnE3jZ9pyQ2ZS",
-	"XwauEX99/mN8w+r5eYusuifWqixywvYI0peYbAVgYsWKJMKVALH1G4uWXbfOd4ddrpHCX9LCiLleqZLy",
-	"ZNEap5joVirS1spl8pXgWFCvxKGLFYKBHcex6rr2c5rb7a6Dux0FpCFy/jyuO7WLiHckuvcawS4i3u5c",
-	"t7Fdoq9em4jQRIoiZfE3GMc3GMdOlxhuSq1TgwBUYu0dVq9bOwV8O9S/KRzpVyfKHXJLE5OaiRtT32Ai",
-	"RBTsBsvo80pcRg0y3gagdhbbvwcccTUK2xmYFoeNNxko+V52eITIlHaNRv9sfMCaT0eHtPl82Ima3fHx",
-	"+GjcHh8NO50ajd4rFpULx43MK+uHkKPg0TVcRrVj0YpK+8LVodrF1WRL2v2uIdp+EZsNIG07kX98mLbM",
-	"D/JOvgH70P7HnGBsLSrtzGneNnrAQXWFPBjIvcZ7PCBeiRgr6wIT/NASTvqxjcArLQl53kzpNyWGJFKx",
-	"6HOjeHuYtiKEjWxGsFUj1txlrnoIWgOPu8WZ53RgsSTd9iESJeRCm9dD23Kn+64QtT8iUMSCxtZ7sdbg",
-	"xlz8zHcGkDNu889KC1ZCOLaqoFu1K/RPFwVo/cERRpt2zW7ai5lT8DLsKBv3gY5v91Cx/8k6x4aTrX5N",
-	"auIEnxCJtJXTT2ylS4wj662uVRykTilyCzuezcDoigdtApHnvApxpVGvxwn8og9i0n+aoYoUiAXD2/0O",
-	"bOEdkCXmvYrzZFkxTF1DbXCar5yg04TEY8IFZySl3FQZsyq9Tdj9FoTbyrr8/RuIeuFXDqMnfixF8O7q",
-	"1X4U0wkXyBZTed1pHXaY8SgBLbbAIYdOQkNqNcRUbxcJ1qJiUSBF05btkPmZ8rGyzG8TCgnWkVfTGJDS",
-	"aHwGOVJizBYG1S97wGCWqgLv0JCRKQW6NhXPAPKPaI/AAipFihTA2ENtoiC5m+FjAeqlUcqUyeUzeG90",
-	"AvUd7q3fCMEJ+kJEBiYeMcVGikWDWMqMyRAJZiZUsQVdAo+apQ9kUZHpxbCmQMoUMS8AJ5ELNBp+pl4e",
-	"i6wvXWjeNLDJREhlv2bwK0ZIpOSG8lhOoWiDyCZTwgWAZNysw7wWmwM6OJDseqqK7YKLGZQfy2mGT2IL",
-	"NlkvZ7gtvm2ptixnjEufxqbgFXBg+0WdTecUTdVAJmJh2rSTg7xnGc9kRpNkCWS4uAlHojhdC3rNirPs",
-	"AZJy0Ayi/rPEFSFZQOlutyp6y7UK6w4xcBn2SMpGjCtzReKX7L1XsfDwWIFUuNQCxKlHEPscaxOCIrHw",
-	"Kulw3p4/Q4VLvWqa8LU8k3IQiQVH+G2e+FkIvBYnBmj3CnsYGUv1QKrNK0MkpKBsJiTYz0RqZjOe0Qkb",
-	"zPX5DexP+uTqnzKub9MoA8GpfwF7NJrFylBdo2AYwC6B13ms7FoHJBSZGojxYMZmIoUaoewmHplX5ynT",
-	"G0n/AGRdXEQMj1RgfpDTTMHUeKxfRvn3fhUNYP/osQO4GjaTv/tFajBuscIoFvQWaA3f8mSpP55qM29m",
-	"ipsTxRIw+WaEgghM2dzcEdLMmR6z5TsNex5hU16S2timpmW3AI4lFXqiD+MM4kKmYTZJ7UFmfCzSkTsz",
-	"uA+0OAuBM3IAdNQi1cIRM34dk0d1D3I2RGy451yRwPIX3cQSWVUFKEZCGHLjhFEIGmV4oOapuF1ayTE1",
-	"wHnDZJUPQAzh+6udl9loigh9V2bebXieLGHupSN0WZIFbHw9xEL7EeMxTn3OE8MLq65vRtjtpuDNVFSr",
-	"v/aOfjATMTEq/1rz8CV+NZY7GIj+O5UmImoSAYZN4nFB1DrjQG8ZoJHHREHMu8Lr+Q9sW/4APMSZctFX",
-	"T1H6HdmcuLtr1cUrexd2j47JSHDOsBiaCfHWHwUoH2V+66g804K2ExCRRF4Eo1Cptc+RUJWNYoxrAAUv",
-	"OO0wmAEnLeYEJT3yAac3NusEInpa6Op7GdxqThhpBdew6sFBNVzu5CXjMU20npoy3NDA8ygd5flyzqw0",
-	"aBlpAEojsCnbovZxijRIJ3mFe+zRjKrRlEkzIon6pOXy0lexFrF1CgTK31EcgfKBjzoKKpQuIsXfGxUB",
-	"RLR9Qf9Q8TwMwjwPuAKQb/AwjSI9TublP+m5m2fDJB4FKFOh/IGYD+noOiDzNL6higUkifl1E4j6EFvM",
-	"FI2oohCZwk/pq81+R/9bAr/TgnTa3UOfj/VZG8lXDw9c2mVOWqE3U1F7mVLp3QruiiqP3iI49I2g3zET",
-	"DCGWKarX+VLYh73v6megXz9dXb3zvm8HR0fXWp+JecRuXVvmtwR+C6yRccKITxABpQZpkvjrjd0vrXa5",
-	"/4HxUPKlb80x41LAKrjSoc/AVjI9hbW0H7DaHWiHoIzZnUBUxjlL0BuvL/urV5e6Obi1DdKx7qrLHaFn",
-	"KGceADumD17RXYPiBGrv6dNloqa/QuE/lG6N5wetzrPDVrdz1OocNoIGpJQNtA4e3+jmOs+6Bwf21xL6",
-	"0j1od4IGZKfpkZjj6LGN9A4PDxpBYwq3b9UDUBhDTYWeiRdv37w5e3GlZ8goKi7VVswZd/VOwAOot3wj",
-	"ZRTG34hNXclUZIpZaWQlh57RDGJ23m+wVlij2+4eNzudZvfgqtPutdu99mGr023/O1LpRfEImEaQDhxi",
-	"nm6+kNevPEnt4gS189kp0r64OYEsv9Kftp8RW6CxYkr8g2BPuimQk0+I46VZMyHPW+320+KEmB12B+Q1",
-	"oLfOEOVj1eNiyRyI7D4bHQ27zaNxmzWfjkYHzedRhza74zY9pE+jp+NOZyegMxyVCzAB6hQvt88D9BpW",
-	"6F5Tqs23PMUn5iPmK7/eFfkHVsMumeHxdTrXI1lWUyB5ngJR29fWxm7W8jx6UZlH0tBQJ2LSIt/n5X6s",
-	"HtSERC18RqqU0ZnR2TDVy2E7CJIyBmQiAKiH7B9gygM9oz6LAZJ4UFNN0G0zJUSPhHHUczSG8L1HUt8k",
-	"/0Drm3Gl/6wkKFABCbU20Avzp21GNSAhxRhKDrTIKVAWMK4gOmrHki5J54hIhF1OGU3VkFFM/bpgMpvZ",
-	"dLdXVKrmmW69ef4yJHtUkmEqFpKlkkTiMdbJgsQm1NNMTZNFzCUU97U0oMZMQd+i+fVIgNm+iEfagj4F",
-	"vxNQ6QsiQW8QhuwZKMViabRm429KoZseOyXqeH0e4kumApxL43NFGOaoP0iF9TJWrlpc47ObbfgoAQpi",
-	"tFtjkEwgcSnFhcuL8rcDT6soYEQOuzVglbGqI3FsV5RLAj6qbAZ/XK1oV2uOQDc9VZ8xXt07XNm8e4Wd",
-	"UQ2ouV/XwtLCUW/ZxNjpb0BmXOjqGsIN3BLVk1mo9TQUImGUV/XrtdZXc0vG61ZARgmdzVEAAtd+u912",
-	"JKpibGoEmHcBF63lKEQGDgGw6w+j225XD8JWHqwYA7yzMrWfHtSbmyJxTkXEQpe/5hUvHbuwC69DTal/",
-	"YAHnOm2h3Wq3QX1yFbJQUbLYKxMwN43rgUypHMxEmi8zlF3EM9Lr7KIU6FWAKp6Q2shuFV4WTTz3q2py",
-	"ouhmjNTNbqnz9vlquAB0JKdILgk0amqKfmM48XxEeE/Q8qUuq4OBX1IT8UotPjwa4dLoIDkKgfr4AsN6",
-	"YpAFWvHwc9m77a5WdzGuNVyS8F3KxiztmeIeUZPKJR+FLXKFF6hX5qzP0wwx+rn6gwas8VQhsbTxUkNF",
-	"5RNjq5eCSB4CzeW/B4YvcyUrG6KfEFs6MYq6o7SHNG1T2caDrIF9Y5IKZF0melAoR2EMfEPAkueSmC6g",
-	"Mue6psU8TL7V+mLLTh5rVStXW6R7EniHuSmk4pdjpIrM9CWjl8gUl8BAlHVZ2AdxUgDs1s59xg7oYIuk",
-	"QZDN1fUWEUt6puZpzMeixUwdMBiPaJEjvR9kn+PFC77CZGljCq4fU5rH6bj+VpKYaKveEqZE0ZCNaCYZ",
-	"2VDw8wSnNnwl8A4Krf6IJUFiVSCmOahNbpGMR7Zi8gaNLSxu7ryUUbtrT0eLvIWtPIfjwPjIVPPAWjQr",
-	"tNVec40aXQkPVn0e4dF98gjNgD89I8fVBna3vPnNrx/hfrTUaLF0mUfzeKSylP0lh0vDg7rXWDsn1xUa",
-	"8V+/f3uxaP/840R8B26LKKaWgxVClvtzKEpgNTAq2fGhR2oGzxjSVeyO11O/f+CYhu55XsZI/GUXl4GZ",
-	"1M9JqQr1ljdqFK4A+K5dr9MqijizE8eNsQRNotvu7jgMxLZtHAeg07YfhHm8fgSxNKi6E+KJjVjmPF+G",
-	"gcvW+/SAXvb51Xv0Hc3rStiKrCv55e5sfgWc1y6ofr2+68gJHNSkjphgJfD4WVkH3giMgtiv7nmlGR9b",
-	"BJ/rSq+qKLS+E2CuduVxUFlcNVOOQVsO9BM102RvM/3SrS0mmNeoRVeHw+R81jks+rP8Qudeh4zPQ+9z",
-	"2ymyFxbHGj5u/TEZO0BoVK21UwdRrAzA6VBL2VFyDR90Cxjfz7rGB12DcRJFF7VWTbTWHPMJ2Qsrh3M/",
-	"Dg4loN3Pw7XR3Tlt2GG+KlexVGx+7QJ6MBNAh0VZakubGgDp5z2pcJHV6tAPUTofiDA3Vc8nheL54Fi2",
-	"xfNB7K4i+kyO4me6Uj85QAFG48zZAQ+AAjavDnLf0Oe24ZP4mpHQfDcsmvQW1uHDKagytr9cDVfIAIEZ",
-	"sJ9aKBBCIngAoYmgz82mgSJoQOkMbxlXvol1oLsSicygHT1SB+SD3xjQIAQD4BcGkW/K6FaYx32+ah/3",
-	"qmvjrtTm9eMCymBSHCIPgjKwe/WGdyMqkiSsMSRhzLWm5JeyyP4ZzJzfr+fUi3mRzSGvxjdl/psy/02Z",
-	"/6bMf1Pmvw5xXlFvg5Pmrnf5gBld7tV1oJCR4DcslbD1irDaHuBmoT+PpOutWb5MQmHsKMDwSlVep80J",
-	"kTKWinLVIr+IFCte9LlnDAApbc5CK0SLnM/geOu9kcRSGQ+/QfXHKYmoonXsIa9zifXPxx7y6QHsnIlg",
-	"s6cyf3QHf6V76V2N79XnunD5Wd+Ct54AuNA7vkgb8fXDtikDU+LzmHw/ApcbJSFqPAEJfRNKS4AwvxGQ",
-	"QQtN/54t2Wgy+eztgXWEfdFl8kill0fGoz7Xv3F5ZsBq7We86V4YO3PVB+HS2YEaCXjKLZ2H10OIW/5S",
-	"wAl6BY+tB8MkJmHum4+hy4lBHOO34wZpkXMlC8PEaKYzLTmhfT5OmZzmY8wTq5hTNg2uJLSgPrqUJ2SY",
-	"KRNEXVDpU916lY4CTCTDKiYQ/cYC6zi3kHGB2wb52pEvfG8l1e+xCe469J+Nq3ooU86Ytrsxrt2ri1yX",
-	"ouCcBQWEXSwNQ2El0M309UF5xz9JWHsc/99our8CQ8DOFpdPqbLeQIWdBrJ/C2U8T1k3L0L+e5wY2iK3",
-	"Sms0dKjDhe6M+q7ZRzZ36ZFW41AIYNkD82ouZj2BI4UJQ5YHcQJixeV6SC9t8QvYkkW0jbXFDWAGszy1",
-	"5LMUPXthzQo6O176NeD8Wenzapn3B6WhuDAy/97k39UaSE5VMFlvs4hMzTNPF4DXHkkSUTYztUzM34x7",
-	"wBk2gBQH6yZndygapIG3O4o5v5jeV6CBcLWsTiwfr9Z5RcowDe34KDg6ODZFqGLpagFa5DQXirniI4mY",
-	"IBSeupHZ7MecGiHCu98cwp6ncnhXqr4UczwSopwdsEykno3W5yIlC0hotN8wYLAZjRhZMhWYWplF5gd0",
-	"b7VQi8tSNsD0Gr/yFmCt9ZRYHJ1p3wGvE0z86vNffMinSjMW+iA2q+vAkPOEWKyHCF5wUIn0wnlFZHKG",
-	"CxnUoNNg7F5Si5xmSpJILDg48VObBp97TiUWRdkSs1+X1IZde6X3+DZYezeFblKlK6IAjo4COuvguA5L",
-	"DUk8xjdSC14/6DaCxozeInj9oHOk22t7ePbONnj2U4Pqsx2FIQT5ALQ6fVJA+oY4QL0PVY52pynbDieu",
-	"r7JX+iPVWPEOjKF+nPrvu48yxK3qVSTCDWtuvMju3IdA7JvXViD7H7YLWswTGq+m/sOE5cpC42Mf4Ov9",
-	"Rq9fC2DvN4J+I2E3LIHHzt/88BZ+NZMT+IWlubDpYf3GHdY40oqIPWng0gEbTHAyVWre29/vdJ+22q12",
-	"q9M77HQPDvtlXXclfFp174MI5eT91Q/NZ7/zMIeW0pWaWlnKbuvLzS2p30e4w7Ps9iruDnTUfxXHS31O",
-	"XyoU+/qZfFKJ+Wem8lsZ+8kKSh19Mg4g/KLoa6kn7kEaE4BQGxU66POa5+ExiWxMVG50hyBwe+9pFZH0",
-	"6So9oe+80XpKkVS1QnNyIHOHB7esntWRczH/5knI1WZMDvhGNPiHsPAulZg/tHmnkHq70qr7QaQljnRn",
-	"uzFtxCc0i1hT35GIEAohag0kUlppnKdiktIZMs8BO6ALG++FJmprA8RI3mxKGsayz7P5JKUmOYWSX9jw",
-	"UoyumSJ7Fz+8IMeHR0eBKy7ZOQj0xaYnM8XemvZsB0yKdA7osafDmTHaWEFjRPY5eIXRgxlLIqc0xcQk",
-	"miQ5e4otiGHicZL5OcBylDKjb8JfZ3QJ2dIACUGbBxvCRiSZaJMXAElQXto2MKcxJLQb2xhQTHYKp1Y2",
-	"x7+5+J+c0STRM4gfCUh4dXbxGnDp4a1+s9k9Oh6JRKTIdPPkyS9TAb3Dnjx5gmRbU22Y5yk7VCqWkmu2",
-	"hPo4Q0ZTsLUg/ynP7Mmvr1Cp5QD+Hq68QUQaYLDRJnDDI+Ff4K/fGaxW/kmLKHx/8crzZqPNh7vFphmF",
-	"b9N4EiMK3zq9Dc1MwV0ApDrGooc3yF744u3F5eD01au3v5y9HLy9OP/x/M2l3pWnSYJt0URCoriFKUK0",
-	"FbeoZQoiQNAHKDY3uYzrKS3dano1DMaEnI+NM9H5AgKzFlDoB/Afser53zMJ6zkTp2FfNDlPsG3HGAYw",
-	"e82EObDrgXPLLyg4VSyVH/kePSKcsBgcg1GcIjsUbviRim9itTRjswFdPb5hzGm6zAEg+nFwrwQlp5Db",
-	"vECot5QqFdfa6szD7gjz40tIozA5ZZZctM9HU5rSkWJpi1xBlST7RetyKJ6u1KTa49clIgyxe0UGeFjC",
-	"oVBTSE8zXE7a8lrO0fJKmT5mYFSNRCL7jd6zdtBv6B3cb/S6h3eWltI7jNiVR1ru8EgsApeSjcxXK9+Y",
-	"x3zSb9wBi6O2WZFvS9tWIwX9gkQ455wxkaxsOE+FEiORwEoauiU9ObH05niFKk/CTJdXDr5AfnGCMm+9",
-	"z8OEzltKLVs3ndCl8umvPHmCnQTpYb6MMGL/+/AXMXZuZ0B7jhIhjeDMycjwRHfa7WcBoSTUExQa+jBv",
-	"AEX+r1javLiakZqImYR+VC0wjZbr1xe5v/QIkuRkZbXt1q5YV2HX1fNHwK2mV9wybevLxRwWw5ebC5tY",
-	"rbbKbmNl+hvp37TtB+yl52E+cD67z/KZiSecJo8k4dlsyFJIvzW/tPq2uW5ggYwvTZp4oT2r5UMH0DDj",
-	"ZeoAtJVclZchv8j14OHo+0e2xE0Lqb3m+B+0iUTXKKLigCbHEjFYfKWCmIdnwQQrDsDSFRzL3GtohYJZ",
-	"h1kMeo7UYh+YDrGyRCzdvUw5W5zgmcsJUoHRMpsbOfkCJlAvknzyJLA+ZvTMAgWXSCMUOFo01C6hE1cm",
-	"lA1cP6aOtAmVwEO5S7nka46jhLXIS+HVrDSg5SHwly5FlkqWjFumK51enRv21Hs5sLnDoPaYftsmnvX8",
-	"3THUcsDRAYI+6cm2ln7heQ/pTM3+0t3WawO0FabRTre3MhEusOWmyZMlsCPkSrJFcRg5Db5vbOc40LKV",
-	"KeaMX5kDv8lf/Esc5RkIpTtBbwB3p8kW+TG+YUb8hVr2hAFxZGFwA1mJQPnShdbNZix4NDvdGqeslm5b",
-	"Opo793C//sSgkPxWoy3Qu9R0V0/Cw3W3bNB30BAt+8lRsT8p7yRYBie/vrAn82BHzwNqtlW+TPwLUoUb",
-	"qrhaZ2YsrYqsbYRccnz2WLHV7VHVtYVDTV+MJuAYir1bA0I+e+HqGC0GeWeXsOfCKc/kRm+wFSauVNjz",
-	"TqfTfEopbT4bHbBmO3o+fsaejo6HRxB2JLa1L+Yptr7hYsS97BD+nIiMNSkDJXnseObX4i18eG0dBH9K",
-	"5YCLgcol+BbACwuAR+0jt3V4ZD3rXntfA5Xv9cCD4JfGasIBqh6PsYoBDCCNr4JYf68ibQIz+ldC0OAk",
-	"XkyXDn/RPd5xSxnrt2pdzZ8GLndonUArinHEqSHIjVsL+4uJt1xwyWvjnvc8XWF5XCuQ+/f5nJQusWSh",
-	"JzxcsKGE1sJt8h6/iDeTjbI0VkvQlNDN8zPTP33Q2oRSyyu9tco/n/N/A8VA//pDRXFOMKfyY+GdxK8c",
-	"NoJUif2Phl/srtbVihQ7gYuXiDR33a+gFa5sdvAnBSe+DnPGH776WH2myCfsuxVF+zzyk5pN3fL3789f",
-	"3jytKVP6nB4Pm0+jbqf5jB4dNTuj7vCAHkZH7Hhs+YLmVE09/IbhxCvnZNbSBx2v0gf558WUyF3LTI9V",
-	"swPCvVK4repytNja/8x0ks9YMVVP61b1UmH+/wdUS7X7bKXSc30ivYBkAlMv2gQH3NamWM3UBa9cOoFe",
-	"fDLLpEIvEr1hFr5oHVW2yRlNr1kaEC5SrYwNE8qvt6y/D4oe+x3U34eR1JTf/zEV2RwibimjrUZ5G/4k",
-	"FmTBAG4IDqVZLrMuWMKoBD8ckzsX0N8lD71z3/Furp6/63GtNRNgs6CnMF1BAfzxC99/q2NfEGe4u60Q",
-	"2VC7Hn+3/xH+u6nQc77ZYokJSS40YMRei5yClmyQRjarFDE+N+CkvmZsjqm27BYZGQlnt1i0zVXcfyTJ",
-	"PBWzOWIEDOA4MEWwtFAEh2hCtdBlt6pFTg0g13g3DG56TSHm+0nG8WuqRtOqq31jAeffLXxmi/38LoXJ",
-	"jfXAfgC3wdctF123sdeVitbPPJIO1W/u5eoa0Kb9T0WFfaWr4N4XwN0fvWB0/b7Z0WLTL1qwJ0iElT33",
-	"AhIhpakmxZLIq8g0iW+YteU4W9i9eEIogdKfGBg2DVgUx8xFQ52QzeWqsmvf5xawVBS0Bky5oHkp6KXD",
-	"NpWZb2u1ymwe0YeRnQ9GVVSnTZI3dIbzMs8A3ANf1IbMjkftPYz583Czfk1lMS+Y/2ni4o93r31ZhfKL",
-	"q4cgV+6rHu4bWVXv3zkD6itr9jrBZEsblXw+JESZEg2osry6JvJnm9Aya0YjtsY/9FfbqW9uoq/kJrLb",
-	"4hvVyIpniTrd8ybfpg+ogujjOmU0UdPfag9lt90u53rMUzFi0sTWpbsgAwBaAaovViRic4Bz1SjKP8Fn",
-	"P11TFteFO90VeRHXWOENI/ONdqvTau9ygZv+1VyFdgZiSWgS37BWOXD1obiWN4xjKUS7eDjrRmKKOeN0",
-	"Hrfs+GotEe83rgj06btzUgY+3tAk1qIxXxsEMVV5yidMvZ0zfvru/F8v3755ANPFktG4NTHDa/QaB612",
-	"66C8CjTCW5Qm71LdNRXrhgq1jsTw72xUKUhOOTG9J9A4icQomzGu1q/IlZ45+6je1mbsa5dnSWfJ2uWZ",
-	"Uh41bYozVhcAstLCAodBiTbUzO26lfnb6etXu62M7eu6lbEL0yN2XXZK3HyoqTeDq5x6AAysl01xoRg6",
-	"cOpHwhFdaC0V4YARVXRIJXMktQDUdFVS5TSD5LY8kTwn+RBcpSJJWAoYpzTjwEdrUcopg2k/IWH+YOhK",
-	"jDOsNaMwxWXKoCB+1VJfMBrF/EEKpiIEpmzqYM+07gNfmjSChp0TKy9NQVMAAfJxPMkQKeGEKja8gxTN",
-	"B1WxgfQfly3vrtylJqxY8PoRGl7C4ggzDhUfDbXLpqHmUKKHGu4b2+L68+Hvg9UzsR4eoRvCysQVKNOr",
-	"/JRoWZOlSaPX2Acl0nynMkwVETtBVNksr5GIoEQi+BJaXiFA+EVFLPqCZVJPPJCBpplfUNzPlAKQxqoX",
-	"2PuCUXpWv+DnuUqX8AONBZhhBelljph8DCJCn3WvcQsAWW3+knEYsgN1+XASjwkSkmbQtzKfs0LXXZh/",
-	"tXWrIASwQWIssWSA+DV3fgDpAJQLvpyJzEvewL3iYO9mwFoVgDpYXofMrrr7cPf/BwAA//8=",
+	"7P37dts4li+OvwqOuteqJEPJknyJI69avVyJU+Wp3CZ2umamlBEhEZLYpgA1AVpWVXnWvMN5h/MKv/9/",
+	"jzJP8l3YGwBBitTFcZLqavc6cyq2SRCXjX3fn/1rYyRmc8EZV7LR+7XBbuhsnjD49+mEcaX/cU2TjOl/",
+	"0CQRi4HIVKP388egQZWioymLBvIqTpJBHEn8/TClfDRt9BozGvNG0BiljCoWDahq9Brddveo2ek0u/uX",
+	"nXavrf9fq91u/2cjaESML83ojSctM5UWZ6rxMWgwfj24pinM7Pvzyx8+fDe4fPvj2ZtGr/HE/K9xGzSm",
+	"NOVMykEcNXoNMWd8JCLWCBrwc7vzbL87aj9tHo/3WfPp6IA2nw07UbM7Phofjtvjw2GnA88mbKDiGROZ",
+	"Gsxko3d8dNDW/wsas9F8IFl6zfREfm5EYiS/nSo1l729vdlo7iY9EjP9s574TEQsafQalKtpKubxaG+U",
+	"0CxiTSk4Z6p50DxqBA1OZ6zRa6TsOmYLljaCxnw8H2Rp0ujxLEmCxjwVs7newP8QGcHHyDxLEpKyv2dM",
+	"KtlqBI2UzQW+1LCzmsRqmg1hQiKd7Okn4MG/Z3HKZnjujTQbj7/9tt3qHLTafX1kkvJoKG4G4xiI4WdN",
+	"J1wxrgZqOdcTVexG7c1oehWJBc/nz4Vi0nt/TpUmhP/egz+0ZpH+25R2D48avcbh8bPO8HB42O1Gh9G4",
+	"fXwUtcfj9rDTaY+H0bOo2xkOD8ajp52jfTreP4jax93jI9plxwdH46Mha+/rseJfWKN3dPsxaMhsPhep",
+	"kgOVxY3emCaSBY1sHm1FevpAY8Ebvc7tbYCUf3YzpzxikSY4mc1mNF02eo2fYjUlDP70rSXJoLhbwe/+",
+	"wkym84F5+uHOfP47oxfy/V/l8PvjH/Xh/rNdpHd0wgpiJKKKwv78A8uTKZUDOlLxNRtIJnHJKs3Yw635",
+	"J5A0eOCDkcj05d6/vyvzMWgk8SxWjd5hO2hwdqMGoyyVIrVnI8ZjyVSj1w4aSiiamHv2IqYTLmQsC/ds",
+	"JHgUq1hw3NcZkxKuIg4lFVWZPhJNto2gYbZ7QhVb0OVgJPg4nmQpixq3wbYv28NIM85jPim+2YgVieKI",
+	"cKEI5XLBUhJzoqm/4Q0Im7c6Ir4gSyOqKSPmCRIJJr2x/TEzfsWReMyo9lanjEbLht72iCk20qcVS5k5",
+	"Qoz8KXChzDT00gJvGpfeNNKMS0J5VJ5Pj9QuH+/TSMxmTCscwFc0PTTeM6loqggsE4mOxGOiprHMhx9N",
+	"KZ8wsojVVI+3EGQW80zfAb0F7JqlsdKaC0tTkcJa2TVeRs1bJ4yztJZMDz0yNXsGao05DEvpOPT6A06o",
+	"Yny0BC7n+IwSI5H4NOUIzF0K/eNt0EjEBPigZcEEeSNJYqmYpjUiONGcqLe31+k+bbVb7Vand9Dp7h8A",
+	"ayxwU/2LWEp9jIWL4S9gJGbMm/6cpiDHwSYCJoDnXXHP8EA23/vSlUoZlXbBHu1eFi7YOxFdaBGZJfpe",
+	"fkRtgsYc16Xtt1gNkG7bQSOe4bISOu+1W51We/WrhpvGXCqaJE2zqqiRz6fxXGhBo1jUcGfUUCydxVzT",
+	"DdxI77M4rPflpj2yDVOw9FW1EyCwLE/5uIUG0LEagKKxIzBH9/rIgHV3/Ft8oe8ai4jbUrI6JfuQPpEY",
+	"pr369Y49YHNmb0Q6ownevJV90srC/rjDjqP9UfMoarPmAT3cbz6L2sPmU3o83h+3R11UFjiyI/2f5tPN",
+	"2+TkFNxYTbeDXVQTfCOXTdurXWMaJ1nKBsX5WZZrhSfMRTI56KxYGs86nU7zKaW0eTzaZ8129Gx8zJ6O",
+	"joaHdL3OlFCpBpIxXjfHg1bnEOY4n1KJWpAWAObnQZFc4G91I3XtalMm54LDYOeKxJJQsmBDw55anoJS",
+	"PqD8L57u5a69nZhUYj43m24eqdI1VKwSPfjL+AakxTCLEyRSlbDBHLU4bb5OqULRAUJE62gyViJdkkj8",
+	"RT+vlgMlrpg7Nv0Lb34qS53e07nVqsfZddlLhOr9r76uorknnvhcH7dW6ex+IaH+vdE72F9zp/bdndIT",
+	"KJELPRo2n0bdTvOYHh42O6PucJ8eRIfsaJxfQnPNWxFLFG3oib+2F9+beszHAjm61BNvtdv7B0EjylKq",
+	"2TtQW7ejVTMj8XBTttO7YVtBfI60lQO6B2wO/rhIY2W4Np9rm+W40w0aIlPww9HB7c5rv8V9R4ZXvfkr",
+	"xOrp3I3bj3qbLnImkntBzpV0Cg+oKEWvx++S2XgM9wtwGjdBy2lgQTGfDKzisInp2J8tezG3v8RNYPc3",
+	"sxP79XvnKDmX2JZttD2qWuMaeBBYDwLr3gXWXe1rQ67vYY0lTkimVBpzB/TC3zkbfCDhf3Cdy1HjBU5z",
+	"hR4XVBKzhAdy/F2SIxecbaDFSGuHRVIsTaHjb/jvkkAv0UmQVHNMouyfH1TH9arjfVJotRZ5v/wR4yB3",
+	"VSAbbPmvv5z/TcSvX5wdvv7lX//2+sUoHv9ba9RN+HD2sh39+78mDY8GG3t0Hu9dd/ZmlFPwu2mKkHvm",
+	"AOXeNke2p9SyUaWnXsVJUnaqm5je96nI5mS4JDRltLVTXEqO0nhunLw/iAVZMAL2n96o2QozpO1hp/l0",
+	"1O02n0X7+80Ddjg+aj/tHHef7efxkPcsYVQyYuMidwvYwXpPTRyumPths0G2CdptN/eHVJGvFcDr8z7v",
+	"Z+32/uj/NJsETq63zZGRZhNeY32+Qv0PuSfbx//2K29g99ZdwRfsU6/gw+V6iI7/Y6eP2LtQ7yT6A8vi",
+	"O3sq9I5d0OuyXXhKOFsgpydK6/t/EzFnEWhmSTxM9VPBg7R/kPYP0v6LSfugIa158Ue2KixX+iv+Tu7G",
+	"y8kbOoMVrErZf4yd6dTsTPc2eJBgRQnW1bRymVKOK6omlFKMthSL3To82swkcFPDhY03RYDLwvypNhrt",
+	"/Cq7xnTbeUS3fR8BXS+eu9GJV4zsBnXB7jvuJpUylopy1dhWsJm99l+s3XDntP1HDKLf+SJkKa9w7sfF",
+	"YPsuuRArV6eQ2VCT1mAcdF+L0r18210csM5p+feMZSxq2A3Nk9mqnNJDxnhlLO8TdvmfPYnkE89v5A4M",
+	"NIkpoxFDZf/skk5AMhQEoNEyiBiD0iCGf2MjFZCxSEl4Pm6+pmo0DfUsbQFMr9FvdPoN/c3RlM0gdckm",
+	"HytI9dXfPY/YbC4ghfU9myd0iRRU/Hao0oyFLkU3lpi5q0TKIpsRqwShnDCaJjFLrToD2bv4sNZ2Qu9r",
+	"zR/ZsjRfk3OdT5fxbKatDvjDx6Bi+u+ZSpenY8XS1VlfsJHgkdQz09yFDNlYpKhy2enN6JIM9Y9z0EkC",
+	"spiylBHIqi7M7bBiF2Ou2ISl7gq+EiOqTEpRcSbvqJrag9N0GhDJGAknTOn3SrtwP27/LC08uvZi19MH",
+	"3hI6Y8rQJhS+nFeQyHlkFwjzDQglHz6cv7h+WlzctgapHhIsH6e5uQiaM70iG5HJ5z+jN68Yn2iLqXt4",
+	"VEUwz42EWiFxT36FdilzOmGGbFrklOBf0c0AF8HkatvU6hm9YvpyHLTbxVWz5b+2z/8mbt788nr5+pcP",
+	"3dcvThf6/8b/Ztf694yBo8Is1sjRmqUdtJ9Vrs27XT+y5eoaX9MrprkakjsuElQquAxB6bLq7YeE/6GI",
+	"lgFJmaYp+PM4TqUigrNvZJ4PLxWjQAORiPmExIrQCY15q8//Gst4mDByevH8/DwgV2yuSPeATFtgJ+e7",
+	"BIG05sHTnAKQKebbUmIfjdqjPwwas5jbnzuaipViWu1o/NfP/6f53x//5c+Nyh0cAx+tIA/NlEN79Jb9",
+	"klkmFZEqThIypdcsICIlFHL3DQnN4Ffhk/CECDVl6SJG42MKeyRNkUME+wyXx2ynJAedbnmDLD+v3hsj",
+	"A+o2pdPuHpR3ZXUDXqFCt0I5QiqSioXUy6JwL1rkeUJncxZp/tr53//5v90S1R+2q2kbdUZ/lhEb0ywx",
+	"emQFczUZrZU0ra1o6RirrRaJlbSFJb2c4Iv0fcWWjrzBayjN8QKDNpFjfXpQvBJ4JN7nNjuRUA7H2iJV",
+	"RE4V0dbm75ba3xr9vLyn7/VBK0HmVEoitPLjzpoq0m6R8wkH0Q8bGhqmWTj8mrM3FkHl4VefvUm5WC9y",
+	"zFFvFDobchtWhY6n4X2a2AFH0YZF6Ec2LmG9l6NqCcah/YkLuEQDboUvgpcw1HR+zSQJwc4LiVb9W+S5",
+	"yDjcEq1maasBio5IzMk8FXOR6jE0nYFGJhaysGTjfqyiIjQmK4nIpGjg9IdCJIxy1GNsqgioMd/R6J3V",
+	"awpuyl8bdD5PYlTk9v4mUZvz0SPm/nte9kSElHtNkzgaGJHqKnXQzBjHLInscvYsH8wLdUCaDLUQIO4K",
+	"fMyr0KzSqjVw/I45UyZNatHxuD3qjNsMV5xvz59TNm70Gn/ay0Ex9vCvcu8My+f0C8WjPSVuqfqTWsFZ",
+	"OM1HzBmafUSBUvEoLC09fHxCQrP4kHDg0uyapUtyHYsEXm1pI+w7Gr03m7XbOcBmynIwCH7raWj5PF1d",
+	"oRbUvgm809HtgTmbFI7NbA5FswGncPeDCxp2tYUgFzqLKQwyia8ZJ2oRj9YtBIZZt4ryInDYGdpIlBPB",
+	"R6ywDsh20tLSrFhwRuBb5F8v3r4hOJHPSZKXnum2iSRbJPR3IiSPqqafT1yzJVzMh8uXzePHQZ+v0DR5",
+	"tIGkA6isNN8J4F9w2Z1+hzL+sVYGtLrJtZimyY6kH3uvrZ6++Zt/8t4Z2r8T/MXnZSDAlHMhDcaS5hQ4",
+	"hfBxi5wrSRIxASeVfmhEM8lIxiOWFgz1OAJu8SNbvmeZRB/FDjuWupdW9itXsgZXbDkwT9bsHhBaSS+D",
+	"vGT9EqpDRiMECvjsl2HFobJmMnrnKxcbPoa9fSPUS5HxXbfWRdRzdvVGEJmNpugJqOBQXKjBGD5Vs83w",
+	"IvlmG2fBN3CV7Wj1TFVWlXvZido/3mGqtnx9Gx1z26na4GnFROFPd5kmJEh8s40aue2OqhU3vp0lWGLA",
+	"CGP5KXsL42zjw9pqxp9+4+z6jPH/KHQrMFfoXcpczfxLGic78ynjDqhiVHNv7MEYB6/lUs5BofmqGbQH",
+	"VvHZJZ1YAUhngk+ImgrJNJP2PAifl2utzo3ImI/QNWs8LTH33NrA1VJtfD8KK/ZBC5I3xqeyyAeFI7kU",
+	"4hVNJ2zHg0jsOyvHQJeJoNFACTHAh2oOwWoa8FCKGlWnfXB8+PSIDJcYff6821w1gxrlfWVVhqA/cJqp",
+	"qUjjX3Ym5az0ankjC3+v2cPSM595uxhNIY5xxbjeNoOkQURKFqm+KI9Cfz56hwphm59++ql5mqkp40rv",
+	"C1s1lk+TBV1KEn4HXyq5/fGX673xeCLXNE7oMNmVpIeZXFYdBOplA/jzGoZi1LdYEv0kqheoXADBaGqL",
+	"1xJ10BjROR0BaMvqLDTlzShf2voUWasbSKKfs3JFEioLzvgZXZI044QqMGDA3COU5NXJa+aXCMROqdik",
+	"aaagytkka22xTfYVYl6p/25EFR1CSczqh+3fBpl38Gu+b5+vgA2qn4DBRipK8wu7wZyxiFACNiOxj66K",
+	"cwuwpIWiB7JUM1cuigOCM9x/q362HmBPeQ42GRIgjTZvV041I8r1XmnCcTGsb2QBKKVWXcsBc1aopgZh",
+	"qW5HRoJzNvLdYobKv8lhCUaUkyEjMxqxz6zsKDIXEr3aXCwCorQdO6ExJwlVLO2RsIo4w4CE1aQQkkdV",
+	"py6ZItkc7O3K4wPLfduTehyQ0GNo+l0hkGH4bIpQ1eeaPejnV1hPSB5VcRnNWYrcBH8UHIapPGxc88q5",
+	"9vnag4XhfI4TYvTAkzYQ+G66yHfVEZun97wYuREhJtGTRa9ZFNNLEDM7yRJlXlkV6m7owUyPjcmuNRT/",
+	"HD/Y1BMgzvlZ/vSXUpM0VYXlr4cg9asWBRqSmwEGx4fw0Krg/2nKQFIqyC6AOmYxY6iwKkGofk9rA/NU",
+	"q2YqNpb1puGoi1Jh7ItKYt7xslVyJ7gfAPjZjZ6nVaBa3rDwlhX6i035sHca3bjESQp9KQUHY0LbGiZp",
+	"UlYsLc++X1WSErFgEYmYVDGHL8AAsWIzWaEVuenTNKVL/XNVLv9Kboj+k7TeOkw1B+edSCNM9tn+ezb7",
+	"v/yN7+D3+oBHUza6IiJTrdU4XDEhtuKoOYmx9t08p8cYi3QGKasRVaxpoNxWBs7LC8rDvmA8/qQ99osT",
+	"aITWGE3eFQ65Yj7+HM74dZwKPmNcnRBGR1Prh5UktAUOIcl4wqQ0yMQFws7J1S+BWM8IfsAnzyN8bRXq",
+	"tO6qaarWE7N4MyGE9aFwOGyRtzxZauJJYpPBXb57mHFaHjwP9LnzzDIIDqxs3UqFxkqEPk6SWJqMp4yr",
+	"ONFiymIrSqIHKHwp5urooLEacy2VfKx85/k7I4l3pBiTB1ge71Ws2KtXr41agK9X3hKM/a28TocsgSS4",
+	"ORNzXCLPEmMfFaKB+VCu0GQlTyseqSzdchBTnrLCWZZSsZlhKVuNlJecrATi82RnzUUSwdmWI/q1KeVR",
+	"5/Gc+E9sNWSpnKU85kv9azgHD7q0QCDrruUFPq8HqSKdEi7tap6fET9M64dizjiLAhIxyK7UN1fz+VGS",
+	"afaxelW3uBDFupg6FuFURaMjWhgIPzfKxNtqeIRfjLBOECRUqtzJta00cCUMKyk02WyoNw7DNKMsTRlX",
+	"VngHZJyKGemUt2q/26jM1/BVDGBlcG/t9XfXpsC0Sztcol/vgjhZm9/hIrvyBFOlHhB4mocnH8vkvcpv",
+	"8+0ryOvCmdVqUs/hhXpRaVIdysoWZws0bwzVhrCHITEpe3qXT0wAEh0xGPxGEBKTEbGT6vXCUwf8e4w+",
+	"FS2ie3pkMaMxD0j4pIX/DANCOTl/R2gUpVpYQxLc8/MX709IjL55NpurZUCEXoaaMskwNgoL6nNjDAYm",
+	"4md5nrbqhFQQO/3h8vId8WUPOcWPMZO1RVPIqyPzbJjEIyIVXWqGKfWdvzDJtoZRnE30i2Gfa3a1MDF1",
+	"pn8asQgNLce11udZrdyxGb05x1e77XYtV72L5hgQShI2oQmZxIqkbOylBDhXD6IqY1ZWM2yRF0gEJIRj",
+	"gtMwLIQDr9Smt4lM93nKZkIxIB8uzCsB6PE/nJ2+gKRvesU4blB5XzbKj3W66BqqA1NfU16ASXuaBZ2Q",
+	"RcwxMY2EjpzDwK8N0qvyyeVLnur96saaL+Mld1lumm4TwSfNJL5mEZFslDIlW+RHtpRkRtVoSsL/+vm0",
+	"+Z+0+cvgo/lHu/ls8PHJn8MT5PJiNqcjhfkPwDFUn8/0bescBfvHBxiiaJH3DHYwIld6bH3JUjbOJIt6",
+	"5P3Zu7eDD+9fke/en755/gN5dX559urV68Hpu/PBj2f/Ufj5u9OLM/eLF2cvTz+8uhy8fvvi7FWfn35/",
+	"9uZy8O7929fvLsm7t+8vyffnl1jqTPBv78/+7cP5+7PXZ28uL/RtpglmIqaQtTyj8opFWqYb+G5Hof6W",
+	"H9YfXJ0h4ZLK/LLqslSOR1Pre0KIdC8FHpL8nckRtsjL+IZFTkuyrqskHoNaZ6sdvK+ZUhl4simjq/xX",
+	"9gERsZtGoFf2cYtbuJsZoRmJyBQBIylWyzq7Am6bzOQcMmVb5LTol4ilGyHARwVQEpAYUdNUZJNpn+ca",
+	"U864jo+Cg3Y7aLfbff6oe0Cmj/FwV5S2Gb2JZ3r7jtoHx7Z0Peb2d+019/YOlo87QnPyPRL+rNnxtx9t",
+	"zfj//s//C8kjqVJGZ/qbIMAeB+45Kdm/FJ+9uDh7TETa5+4RFcWiNxKzmd4zmk5k2CLhn399c/r67Ba0",
+	"gHGc6JsACpqeDfO4RsxlHDGfn56Q8E8/gEvwWzC0Q0LHCrxIH96/6nMaRVpvQKdhPb/E2gMvwfjRz7T5",
+	"y8efDYdpfvy1Hex3br99/JdHj6Rk/f6/PP4LLPQvvb29n/+r35d/+vgvj/7UevL4L7/hCuGXH1tPHv+5",
+	"sYH3bma9uxiZ5DI/QDJhSkLNgiRhJZ+CaF05TXaD3NjSZCVvGMMCkiEjGY//nrGqj32yWVsu0OEktCQY",
+	"ahoof7R9cHxfdjAxZROooJQlWou8hgRhgKcnYRnSAX+OI8RscOANIZnR9Iql8oRQ80+sTsjBQPrcqUbs",
+	"JsakwXmiP6LYjVrRZEx4/pNM9u9BO1sx28lC22+0BC7d04dAh1IkmWKl0zAJXKACB44VZxKKbcZC22V0",
+	"oq96n4sUNi8VibYKUzpSvhTc8TzX+w4u2Y0yNSBlL4K6UVgkQYErxVwJQsl1nKqMJgXeVLkXJeo7Ojzc",
+	"P7ovv8QijZViHOdkSM+4KIALDKlkRwfEBEAkUWKCNj2a8oqgZtQODo4Pg6dHbX+b7+DjMPbgztxtsz9b",
+	"bzlYvbkv+4REGcY0mCQjkSR0LlmLnPJlyXhwN+SgfQBi2i9Tyl3P1Ur00VrW3dmsNpdcB8jIay3qV7Gs",
+	"YDlvuSnZ0wQ6sa6tovlrQfxX40BQ1LTtaWKEpMJXlVQXUEFdFW64zdBsVfqaCmX05VGweNHycf0ozDqA",
+	"egsiMJiRULmd31HUlP9gWdA2k1XVRSGnSQL1HFD7BlNDkxQe/xYrRipdb5s0tBKRwFkGrhzEFlS4IiN/",
+	"L2tJ6QM4cHZ0zlxCFSRLsLoYXXEtotdtfivGJPR8PyEZZoqEuX0Rwg0L3Y0OT5x7xwS4hwyraICNP7hw",
+	"Hlw4Dy6cBxfOgwtnkwvnwcPx4OF48HA8eDgePBwPHo5/Cg/HpRdJgEdAiUroiEVkMRX69l1OWZzWOjkM",
+	"WEUhTyKo83z0eXn/d3V+GHtrR8Z3WyHqnyeZVCx9rvXrameAybC0hmwixBWqHSbvb4QjrHoJZnkPvXLA",
+	"B20NqAhBJwtnRDK9p6PtknOqeSaggdoUDL2iyiQoix62AsMgrjAjzRREtSrxPnzb2aRlmAHzSvCP9Rv9",
+	"A6OJmq7NbrU7CsnMacbtDWAVnhhYpazZ4sJxbe2VKVBElXPG69W7Vi9EezRJ8Cj0XRFXWyYLQV34nI5q",
+	"zhj+5Eqi/d3ZzAjWHH6AR+8yE7VAgNre1k6pQCWQudN350YhNC4mtD6LvZC3mHuJ9hzR5Xvl59d4pxRY",
+	"KqkkS1sGWH35pWJz6xNb0CXydEPmtrzCKEc7MYCl3gKbLw7AeHfjA7XHaca00Cr6OE2j7+rTtMn4axiK",
+	"3anNfMHk62/FF0x3dhZd5CUwFXcZXELasJohsp4swfbkNRAnPpWhF4MjqFasyEhkiVMipzSq2uQSh/H6",
+	"V6+4Ut3fbLb6XEQtcjabq6WZAJwx/HpHMZcTZgUP8htbV0zK/M2blMOUAHe+/tfSaJkxv78J43crJ7xl",
+	"evqMRqw2G3EL5xJ2f6q8yeZa6U2ZpwJ8f2QxjROmv50rVxs/YhtlryRizzVDOGy7+4Jy5BsJlU5SEXyR",
+	"0KHWUN25iCTSfwQ4vHs6Cew6XJVwn3fYXvXXw5QiymaCr0BYriRtbnYSVOWqn2vrMTpxiBKa3WkLDxL3",
+	"ta1ssp1X1Z3KOb+mo2nMWWnDDcKNwkwavZgKfrBlBjSV1fn8wL4dpNvd2HbFgkILCac5t3EO6X/qc2MR",
+	"cnFTUbyFdhbnPend1XCL8omhlI3KbVaQY3wFhuNuwBpuHleJJDAwwCNjcFpy1m3kNhxPrND9RYcSPDTj",
+	"Or5dimfYcqOtIm7ruPoPYkHGNPUE/QK+PhIzlodEe3mFoled6JXweednf2Uck/pXNopjqj+2Vk7XSYWI",
+	"KTbSxxhLmTG50fBYiLSC83APBAFwKbae3Ln+bCXf2ZJl5gRRYJlFJtkjqFcEBFr+yQDcp/Ibw8OBdhiP",
+	"ZIDoRDIgERYqMeD5rT4/Q0Ysxh5OVeeI/Bh/Bw7XhI0V1Fltb5rWctwJ4yzdSvKh93os0u2T8b0a5i3q",
+	"ld6lYgink4hJ7Vl0222sDEhibcoXTYxvAGYpQHY9ypTxjHaDdrttAgW7VfOs8yP7LgnPpxxo5gG3U/rK",
+	"NziTUoU9e2YrfjSo/fUEzFaH+no0v4CPXijjbFhZAPLiKqxmTYkgiMqcC5nbYrrcfh74FT1mZWFLrjev",
+	"G2VFzy7iGa1VK8xjZQFTIO58tHxKJSGSF8KXyi2uTY0GUOYqH8s3ukrkYBj3BRvFstaM82unrWdgQTmg",
+	"deNxmF9GbBRHLHJKWoWcwXhzRcKCiXq7D5iPArhtbpRwcHPS7XRNuFSDlI1YfF1VxPsdxIZcZAPC5FLo",
+	"+7GlowE/ICsrdXFwa+TuPDTjKl3WyCDDV9IsYRioZNFW+zEVVSk7PwAqqN32AiNdDZQwNRVV6PTP3755",
+	"c/b8MgRLEZIS4Ek3VSwfrxxTDDE4Wu/V0jwe+AB4RKGRghFK8ZjMRRKPYibJgpnkBciPsKNWl3mJOeMb",
+	"vGg5zcfS4EtD7Xj1gJp9VjAykdZt7cZCrrUKNChSlIzZQqshkazcWE0fFQWNmmow4QFv6wnmlWBrAYYJ",
+	"EVOqma5LRTGw/ZQvSRRH1R6QeMbWi2jkGDsVy0XxSFWpwlifrhVBpAMkO+t57RHzQAApP5j8IEVyzSLI",
+	"hhIqZy5beGNweobyzSUyBx44fpZP1+y7vcGeyeAIvcA4VtiUoc56Zv2eVVMb8AZagVeCO695ESSBVHBl",
+	"lO01agT+MQdej4ywwEwGMd6SnN1rFULGU1ADF/LoHh5tLeVLYqyyXB5Sk2aVzDq0iUuIUZoy4z5AQxtc",
+	"l5l6HJCQRtexFOkyJI8oUUKYjocGe1lLPQNmcOMALaYAhytMO0SpJOCsWGIIySMQnzapyytJkUpLVA4D",
+	"KZEgQn3CFICCPwaKF+OxwSVZNZK9zihVx2rDoptL38uuYx+Q21JOcX/9w66kY0QfqZoWOAOmdM7yAC4Y",
+	"IhXBi0qvxoWCTAjuuV7hfc0wJadXjIyoZIHFyADUenijj7MieljZb1glWIm5U4EjMcpmUAx6CTRiWpeA",
+	"GSTGfW6VZ80nNduoORkHxFKe+1kRyfbEfgD48/ZXQS/jBTosqu5B9d4XnHzFYv7K6K0Fg1nR4wDRI/z3",
+	"poGUbp5vEwqzSLjGoeJ9IN+uWkJ6scZv6SFdl+nHIDGX34JcrncCEHIxvpyDCesrh8jhmC6gqczkCQQk",
+	"xKyW1T/VaFLbhDcxPh97sXk9Gcis2bypuMD18QM0vSu3DuwKk+xgUygul3MmbbJjnCL8VNjr89A+gt6F",
+	"kPxq3QzWewOutIBoGZ2l0F1KahIXHJpDoK1JEymsvAEHyxWEpnoQHocUhHHK5PQEg/vQYcKIuBjBKZc4",
+	"xEhwbRzBwfcIZ4tAfyKboQKQmiZLAVlA7SC0meJsATzBaWvAcZ1lI2kc3ZL///+PuIWC+yQkv8J/A4JU",
+	"io+oLOUtbA6mH9DWrP5Dn+NfYK3wJ3zcnE8rYomi5oVBHAUEs6gDyCMpPqof8Z/U/7hFeG1IOIBfnNgs",
+	"BNnn4J3W48vHOEUhEm8ipYHcE65DVs0zejn+MzEfC3+pRiPL/2DeMchHhT8ADwjJr/rmBNZ5iH+yMUIg",
+	"yZD8ehXzKCD/+z//79ZFZswj30giFhyV4p7J4dVP90jKlBbbkKRbBEAzuZhAh7YNjyUMcKIi4tqvjjDN",
+	"3AIcc0DV7Yn5lCFkvTLfvQK+brg2acZln5sB7Rrt27PRPIRwCl1KMhULQrnnvNHT+dWGgu3tKg+h0oyP",
+	"KEwgx7eCSL5xy+VfxWMybj2jR+u/aj03MBlBWtEMrBkQgMUZEFBs9eL1DQ4IQIIEzuC67XlfNoeTK6IS",
+	"M13A5qZ9jl8R6Yp9t9mwOzEK1ZXBusq1JNhcm3Y4i3mm+Y5rPMMBaqPPHdwtR+rDfbCmxe4bcdvzGjMV",
+	"0eZonoGvx4FOrH2OYwBApgmtAJmcGDRgI3iKpGrz8/VCW+TtGFiWVdC77TbRtI56OTxSUblgq2+qc6rR",
+	"c1AhkaZ0DqgulehPkv29yviVMdrPvOyeFpMeJEiOFCDBjPQOxnwSWNtMxZNMZNtiw6w3Pf2Jb2d4ujaG",
+	"VfopJhsrMmSJ4BNNclUa9EZXTHXCAKDwWa1V87rtkwXY3xv5zANrtcJh18r9d5UKSKGEyzs19DNuW851",
+	"VhF7aH1yQGBK5UCr25vw/XzN3ASODfayWdtUJFpAUHll+AWyT+AaIfmWYC86/LHa45M/UOWhwHHKVWJb",
+	"EXR1hZX3OW8bqo42B1irJOCRiKBrFuD7g7YDkd4ip26R0EIgmDKpMgxCCHUsDk3pxD3hvyMidhP2uWZH",
+	"kDRAZxIdV3kSvkOOAmqzAnOlv58HOeqVT5hTq8YsNd2+7ozo8LHi2haCQfWpNnnEBzMCUKJjPglLxnkr",
+	"Ehwud2/7vgcPwWt9jo2Ji673Z65MybairabuGivRxO6L2Wd3C+JvnQiI9SCxKsx457pF2DQlRiLZmHJn",
+	"HwRVbM7olbxjEkddnkLGh9CxICDFlAUIZgfOjwnmplRiPrcZCxs3ddusQqSB3dMGLamVMgRtmoTbYj+X",
+	"EEmpklPVZLNe2ns0T8VIswNtoSXxNVsVPnUZfBbnXVx9WvrlSufhTfmUduCq9Z7P6IS9o+kd0cg4iWdO",
+	"LltLcHVHRJZi5uvaZAM90gU+WquO2E2Ez4Y+Pg78prodcJVygt+p3ZILN+UdtuMnYJX6jHBXYtkj+lfA",
+	"jTDRfltd5QJUUfNS7n8+JK/j70jEtDgoMp3hEsjdryR49qx92D4uVOscVLp9HCLzKlACDG8pD1a1sud7",
+	"c0Avx3//bc7yHybx2P17wYbzSvm1/pxxAwoHjb/a+qSLgNN1yidmuqweQw7IvOoDo77D+o6OYG0cmQTG",
+	"YcJmu/nlCg5SDHA775BL9KlwlY7EbAaGHQDd1mZKV4ysBIlEdQ0Cu2ap6eJQDmSgF+WRVcycyWil5+OA",
+	"hAuacpenHvOx2MJFa3Qj9+l8qypXWXXupZSQytSxosvDLyYjsdy1SmQBhUAmXauYk3kPNSJmjqVUGkyv",
+	"jtVOxSPnZScWOLAC08NLalXaBCw9/SDQVgqL5IBmaopnGcVSL+q+q09e1+0ydgOcJya137Snpp47Y/XI",
+	"NL1tEk+XWcrP9XPY/VzJNZ+uwQxfmxOE66nOCSrngepp2Fms2Zw7yfSzGwo+EBONChW7UcZ4gg+Gq9u3",
+	"ZjtswmXMwUer7VtXPYbyRAZFqWZyh3lEum34va1Iu8tWVmHqHGKJtAWh2Vxcq3dg/epoobyypriyWDS7",
+	"WcmtO1UgkQoU/rlJjcsVscLhoUsQWCz4NPFvJ+hVD+F24D8DEo4o4I8Ya0BlkOAa8zmAMYQiU/pfJ31u",
+	"1DDrnAZnaCZZCk5qKBeUJPSaIxh4k/gXawqXpCZ+tmavRcSSbySJXQaPfrxVDYu+rqPy3EJpmI7gntq6",
+	"OpJe826uydN0AhFZWTPN/Dy3U7woz/Wu1UQlOIo1Zj/kA2CTfhadYI6nIkcHkBtrtBisIa4WDvEvrC6P",
+	"rDS3bRCz62qbvMxqL3SjpQfqDtXpPdXX0hXqKvhXShzhw8lXDyWqbHBfsELoafsyK7xcgX/rAnvTQMFx",
+	"5ssWGf/wyMf1DCFn9RvZQs/tjDs+EuL1BJ8Q3GU9tSjWI81iThU6XmYU7H6QmDNsEFxvyXmzsmdVI1jZ",
+	"jSryasMVlm9MY2+9bk3snL0dQ8fitXK6PNwWVqf//Ee9sV6C7totjWx1RHVq8O4VhFUjrEIPVM7LJ1eI",
+	"s/eIqdDICxa8f2Lk0i9d0P/08nihTsU9k4iJNApdMZl3CyqG+a5X594zGsW8Mg03dxkWfK8kEsC+FyK9",
+	"qjLAABcgqXSFJ/CxSUgeaQUc05YWNMYOHo/GcDMwzUprc/GIaruH8ehx5Wn4fdpq6q8zDllu6AOuGsNr",
+	"tVYaoliKErGZ2Fg1tI7Rgj/P1QLntSpbupLcWgN/h/P5Vx3tSvljxY1yWeUGY0FEUBbwYzZkKWda2mAh",
+	"UVW9ODQ8qK/GMGUDKtuyQ8JGK2y2zvLIawTz8kRuiwPuXJ9WHFkbYgQhzpafVlN8aWqKX+Y1xR/uqabY",
+	"MxTfiehiNGVR5jzI77eku3LZsctbze187/zXE58pZa0mPvyjI75VMltTaHl2A3w7YoFXkugMzbsUWs4q",
+	"yescfYrghZrRyKa5fkn6rHZAOPnh4KGgIsJmN1gvhI0wlcM+NU6qXW8C5nRriSDS4hHcuXjTyoRi7aYJ",
+	"FDoVdU0VfrV/A883D1FUUHVObmuIuiZR7pTneXJ+FS268Wrou6aJzg9iQcRYMb5lQvV631dFwsYnnPim",
+	"AbfLwXDAqFsmYlSr+2/0y0a3/8l4MrfO4zdcroq5wamsIQHojVTB0sZxwoyBZlGvpEXRQ/O/UpbmrR5L",
+	"Bh+CBOU8XsGYYO/H40IbtnJAorgDQeOmORFN/cumvIrnTTFHq7o5x/RW45QyiAiMqxr7+PX56zOi//SJ",
+	"XcFqcZXmtAbUxkR4YIcnglXXucgp7R4eVUQAfjhtdg+PSjsJnafEgqXNEZWMTNnNXYxxb8C7JHVY56u/",
+	"/tIpmCm45W0gzDs2OIKdzcMtdRjdBUf8DrRciKyV9m01vX1NfM049tpVvRu3pN0cx9XvMCpGiqkmYiiu",
+	"wu8d3llOV9H/joCpO9+OgGQ8YikJ/1uLzj2XPw0/qdkcWeYe5GznGeVhqxUSySauEd0KEOOmeW59VU4Q",
+	"zAkL9ybx9aqoQ5xNi6nZ3hmPeu3F2nSH7oRDbe6QSdTHUI1CRwB6fSBLlIBFBcFCbQcGZAFJniFe7hDC",
+	"lNKBldrkJ4x7TamsdOB+wUu38RI8XMKvfQk/UQieQI95k1IHM8rp2F5aQ+OVGWk5VuvP7eYz2hx//PXo",
+	"4PbPjX9AflHJJeq605r6eFduYvz8uSrII0jlj6vj1/DUoA7tx4nbjc1pcZzarCYfDsKixRiMHwOEbRpg",
+	"bWF2bAtGJXZMuy5WBtU6bTH4HZiaCpG6ZMQFvWIrqYjITJG7YmvNZJ7G2zVnsGmlmyopi6UnXsjMI4ut",
+	"PvhFGxTX4G6jyyPH2d4u2KTtuoFkjFdSxSsqwf2ZuI/18ghJUOqhDmKzgNqNMSGbMXxnVyIUatXjFfmN",
+	"V21FRYy3Y0HTCOyvXt59euA5+eciGujtMj4L/aPnwoi5ZiL6FcCGDYM+D0cJxKkGKZsLfAYQbfWvIjaH",
+	"GIDxhwy8eIElyCSWitnhi1BILo0UNYbtNmWwFfIbujQgqKtf2tbHGi3Xu4vLez5kIzpj6C2/+2GnTM4F",
+	"rzpvG7PEPi2AkwRpJDu1YK5zYnHB2Upar4dkZa9VSB4Bpv0Y4pPFexv2/HIZaHluz9aGYBDBNMZiKpAx",
+	"UHyMhQb5veKmExFRGL1x7ZChtYgtutR8UyunNjRzBf6UmqJys/5KVGqTRggtU8iPUOYlUiKSiIySePsu",
+	"185/vgWozgU+DK+J+XyDVFrlaDvR1HY9qI1P+i7Np1WskvtqsA5jDeYpu47ZoqopVyqViU3jXcgkSyG3",
+	"RDGC9GU7VUV5SuxK363N81DLgRJXVXArl/rXxo0N0UZbaeR2zm+BxbTthb54U/1ri37hsYkQ6KvsdMm0",
+	"RU7zQax3w/ai7nORqSS+BqJvkTfQHAn0+FBPNkuhv/OW/NO8UYVhpaarwGx2UqYxqVaRLs2vwrwxOnha",
+	"wH8ISWF5z50wsI79FFsTwYqNBDCWY58XCnPghYwnWFVTxVa2XWmW1rZ/v8xSLg2+UUCw8rnU9f0OTjIE",
+	"mLAKclnHtdelTOpeBKvIra0GUBJ6RaZWqfWtNEe3p+6TtydzCptVgod0ErGkNBU4WFXz85J6vMZIuZMr",
+	"0IDHcLZwJKLZ2JBBh4/YGSMEQSqwz7nxJTjIv9VI3r038fFZhd/CyINOaZEL0CCyhDmwTGv8hHZGYYu8",
+	"ge5N5r7ZYHuATZ36PBGTiWZ92OPJZnV9QlccHquYJoPaVhagBJWhPbGc2OUYnroAn0knc1zO9hbR34U2",
+	"Pg4iwVTeOYgEVzIPY/e5VbxQwUW26qfyQr4N4362WO63oEZ5qu1ysVMi5jb9FcvyAub9xZspbpHIur0w",
+	"37EJy2391d/clNHs2udry+jgDh8aM/4jN2YsKtgVqVLGDtaWjIfDgiiyj6uqGR/5MKKGrfrG3mNIuaL6",
+	"SVDUe8RIxIBEDPhO0OfOgnLt2xCy2uqDaBABWr0swE4kQqrHxZJguwQrlY2QZQg6RKPKCirgQlVRYGwI",
+	"ZA3LeJjSFBGDTG6/npDRXeQOETR9/7QBkWZQV1MdAd3okgOhAhMEaM2c+23nmiuMWP0Boa8C2dKz9omO",
+	"rjWlORsCzhlEeNZuVJx7SDdC6m9fVvoGUEcseZjHAsRB6WzleK1Sjo332v9UHuzya3ALKqi3CZU3X9PJ",
+	"KRhLu1azxGABu5aqBpbRBhKQ00EuSY6esVtuxHMTvoDcMdBV9ac8dBdU+rTVBMswrV/LQvao2zk42Fk3",
+	"2fEWFLSh7sGdg1jnSoID24udwdoIAo1pUvSAxvya1N2XKOk1GygxMPwLJwMfrYOGyREG3HGQv4nYNCE1",
+	"4+RT14OsYRGeM8QS0ba8tkVMNqVR+e5LscpvQxVE7akJ9OQUmDeGQ9BX82odqe8GvC+t9FmrgcFDK6X7",
+	"k9oIeH5Tdo5954du0xHtcdxdxAXkNU2vIrHgLfJGKDJMKL86IVwArHruz9m5iR+2AByyicV7+Y/T1680",
+	"D+aKzCCAudrPrpJVfAprCDwZBWYJ1FrJ++QYZUm4uffj0aYlVodN1+ZV6BN5wba6ODawIE0LfazdTRmg",
+	"6sHtAUH5qfdntxuxhS0F00UlryDYQQJBGFI/8flMLbzoD4bWP7ShpQ/x/jrgP7DdPxjbXSGYUs3djjTj",
+	"KjZrAWTqK7C3L7jeEXgECjh92BGYw7agI6WHvZ0SV6wKbhx/j2kFWcqBtwRlHAfw3puOKBW3SosliLlX",
+	"hH6wG7HCr0CECvEuCby1ZUoFfmGRxlWB5uInbN4uQE3u8g1Xcb1m9C2HqiuOfo5OY0TC3Hq8FQwGPbb7",
+	"SOBvf3GnKskgpRyndG6gJ8qMQpBFKhTzk1IWU8a97iZQdSQrTdUqLeHDBYlEktD6jjsIEzJP4xGTJ6QN",
+	"fAOq+YvOBpENE8/TgOClBYC2TTAaiLW+sVDfNevKa/U9wJ1VX3h1D/TXgFaKrVstWhtGWAvr25y+IRK2",
+	"7qBQE7TcQo/bCBpUylgqylU19NHaChWapvG15gJQ7WI8ZsAc1icNVFS3W56z9mDwqXVgo9rsB6zknQH6",
+	"4RHYwQpEUDw4N88ACXgdSlt+fWphYE4d+XjJBJ5a7E7mjmgwxQu8HhPG3eCviwqTz3kblNVyquBnMRdW",
+	"D/LBdKg1HWz+xO/dfNAsvpq6vD7LDjwN2/tds3RpgdZyiQSBU5cEOnU1bJUYTp+YqXrvEFDYwghn71h3",
+	"oTD101nA+p4q50WJuXEPauvETeMASO00uYL+MWFt/uOgIihfAA61EPuVmXyVvU4LCS82h2Yzo3M6RmXG",
+	"tjsMm6ZtJ3xSamcOFy3NuNwMeLsVRt8OtYoXU5FCE2MLGNjDNgUDqJJMs7nCjE0vpJinXbnook2rmMVR",
+	"lLDHgWsVAbjEBgzikZfe0ecYyTTdtdxOjegMXocpmBwg+DxJKV+Je+ZIdN9IEl5+eP9mcHn++uzth8sw",
+	"IMMlMf57ckSmIgN9lEd9vrBXA5oaGVJxzdsKGe3bEJDxB64DHXH3ua5vlTPF/JqJGgy5+9G6WSIZaW+p",
+	"cEdZCuJ5c2Y9GHv67jYxMwmB/AGjq20Oe9smgDsr+Tvo5Vsl/d2bNusMjbvptLkeW6fA+udTr84CEx9l",
+	"aayWF3r2hqFQqVj6I1vWtcqy1+v16cXl2fvBj2f/AcIfNgDiVoymYIOYz02Vmpv00Mua5NepyTeFdYQF",
+	"sP3ABVPyjO0xnl4x6elcEXYzj1MmIe3VNL3w6gx3muQ5/7eMpcu7zNUkeBtgJsRq1zoYtkSSLXIO6O7w",
+	"E4kl1nIRJURAhkJNySyT4CVL48kU2wTo70KrJRvm7jVsnqWVyvNYn9jtradQlJTW03cIbu9j3gMCfSxF",
+	"QhWLLD9nkgzZFOBhOSOn785bfd7np5w8eQIvPXmCrk+pRMoiYnGCsOLrEZBkQDCzL7DMJoCuujJWIl0G",
+	"UB8oA8LybMbHLXJKnjwx+4hfEJz1eX052QniNfoJmtQv0QZAjgXHgfWVcaPm6Im1CmCfr9EA9Xb86U9/",
+	"Iu8hvg5d5yEPVDNlmGifN8mTJ6eZ1kqUqet88qRHQv0rkca/mGZM3wERmth1fp1sBFuTdCxd2V/eeBKn",
+	"C5Q3FNHSZjO28LvA/+STJwi34HrIgZJEwjPExEV21QPaNTUtMbeodwGcLmgA0LcgNO/mrchM8rV+xbQk",
+	"C/ucmH1wfcZyswNAgU27Z5OteefeYvqPte3F9CxOyZxCALo2AzLUWgjMKTwBRxf0Z0WRgC+79xCzQr92",
+	"SEJ8EHsr2OY4aAqd6h9DcwLfiShm+gSgJyRnuFboVKa37JomcUQ+XL5sHufJo1GGJcCodMmAvPnwyqsv",
+	"CLSew4jM0lRMKFSHpnnPcb3qowOSsGuWQLyNM6liPsnzAExsxOsX0SKhFnkhNqHApBgkpxmjxiMs6Qww",
+	"RhNGr+0NwWxnbGquF3se2ZWi0ePKaaG5YIucQhmgjZjESdLU0o5Fpnu/AbHR/3Qtx0qH9uigffDYfO0y",
+	"nrmdff/yOdnf33+mv/jh8jmexMzTPsw775lK4Tx6hkDfvb24hJYd+lKT8Dxis7kACP/mj2wZQktDk21s",
+	"SN4S7RVbIt+TmAaOhQkWKNZL6omVPpMojk6AQXQPtETSTJBRPz9C769trgR0p28VHALkMHtKCrZmMdk9",
+	"hSm/Ny3cepBQEhqllqAnxVaUYatoPecxJATqc0GkOctBDrpdEsb5uIMrthykTJNK2CIXyOxpyhyaS/fm",
+	"BqZ7cHNjeoOCDn7Q7gT68wft44AcdPb1/3eID3afmRN5nk8MQ3VwOEYk6UdN8Bsunz6is0s60bNgmulA",
+	"anh4Pm6+pmo0NTfw3enl8x/0pXhx9urs8iyPAiJYDBzKUmR6ZjCqZIyf4LwXsWTkoNMl4TxlDkdsYAxI",
+	"e6czudSTRIeoEGRG+ZIkNJ3ArYkBXTyN9XwVNLIKbO8qTw3QJwB7eNje1yaRVqUGw0wuLRvRpLpsnmKr",
+	"HcPOgWRtPcWTJ2Skv8Nkqa9kz0G+au3MRwTr/O///N9O99hjJpAT9vNp8z9p85d281lr0PwYBmgBuOZ/",
+	"8PWXyDVMaQONIts5Fycj/QafKBGkgKeB1+F3sDdgDv+IFSj6e4AVFeb4vCB89AGh0OmReMI1h7NnRyIB",
+	"XEEzjJYDCEZoX1upEkchbPAoEdp6kkxJJ6/9nqb8BTR81kahFXEQnFwaG9LYzeTUqHN4jDOmbyWFMcBU",
+	"t4xKTwkQD9wIMDn49G/mC+Q3ghnE5DfymlEo8v2tz39rNpvu/+DpmIOEGPxNCq7fOmi3yW/Ak+xdxQZw",
+	"a+RKK5fLFluVpaxFih8wzC3/xncgfUHyglWPOuowZfQqzyYEnDWr6vgfwsrykg5gv5lxapQfLTT1Bzt2",
+	"UagFgUYLEHMIMAnRh1RoIYYjiDSexLwofPU4++Q3ckoWbJj7kDnBh/M+zQa+0x0YjADNoCFhIK8N9fsx",
+	"4XdzXQE+d0B+I28EggyiJYVuUfMrzcXtm5biK0bwug7DJc17HBEuFoG+R37/o0S4bahwpMCgATloPwvI",
+	"YbtbMXzedBHFHhd5URyI15NiUayhMZzCo4P2M3iA1PtoyKPDdvexnWOVnvQbqFA4tQoVC5KN8b0Tq06Z",
+	"vs/IR5Gb2S+4+w5laDj6s+LCv5EFPyEtllKu7EN55CmVAy4G9qVNn8DxCpWG5lzL9FQ8QCgSAHzWqg9A",
+	"aaIrLzDJ/Dal3+SMUWlrAspfQHs4qpt6Xv/lGmNAQ0rN0bVqCVQYO+GlTVLb0tN+qUpg6q91LBHiDYGt",
+	"MICZBJtNAjwQiPXcQLeD0mUiaDRQQgxAwOKQ+yUmCH/yHH+OJ+FZ5IzHFCyyaOAjwv8GeskqXy2A8QAL",
+	"dmyzWjnSI3XteleUSRd1sdZrrnW5Gc4nKY3YwPp4cMQjM6KjWuhvQSj5iQ0vxOiKKfu+3ietjQzQWz7Q",
+	"l1LiIPrQ97twTWWpAhfO3AArlAknpYoN2M0IUHDykU4laj22bopQpxtAhiKinNiwuY1fmbajufBRLDUX",
+	"6hCkzilBr2yxzZRd3Irv+Tefx23rgvY9bl5LW1PQmHFUr+1HbQHkION5Dz34sCVC+4QnUUAttiMYXGK4",
+	"5B6ScmEMI5MMmyg0Ny0zo2I3P2+Uyq6AfpGnbRfsTtjTOd0wW6izK8RmiSAfpo48UIt3Z2XdElVSEjcR",
+	"SqnsqG9EqYNssSjUjjqiHLpc0igfeJopgA2JxIJXbj3jkTxxd1Jw5rz+nN2owDB1qKVAVQmGhtDkiBlE",
+	"DeOQe31+2QgaUP4OzkTZ29vT9wH7fbVEOtkzL+3NYuUVRYJn7vTduVej0mu0W51WG+K6c8bpPG70Gvut",
+	"dmsfok9qCo7aPTqP9647e1PoHLd3dQy/nTC1vvmhB21tAVr13mm6yR2AXmEp9limEkCvXFkQGO9XWHrW",
+	"IiH4qFCO5MkGPW1ChHQeG2B3rdErqdfq2gWhKXkCD841ozM01fOVNk1DkdWHbAYSckMlTgoZO6iCLoyz",
+	"wWiSOPwCjMXCwGOh1QzpQ7pKiw8yF5GZF2dqIdKrge3BDGM4y04TmbdxMfJVDLUsiZwCrP6Q+T4FS7JD",
+	"TegSk+rAxWrnhXh4+aAonWFKllvghhsvnJIWaFyrC5oLoNUOpOrE4nnU6GnyeI6nbhoO5qX6QD7ddruU",
+	"KFsWhwhKTWfzBN9IxAjzBsAOQWR0PbdG7+ePxc6WbfReA6BGo8ezJMkjvw07a/8a6Edu9SW4qh7fi37i",
+	"aOYu5iTX8L4grqAnQ/UrHvFt/Q5Q1NZPl8mo/GJpszrdwm41EjpvOooovetzjutOa/9pq4uhAPTybgpZ",
+	"FQkCXlzNAYklWbAksQzSWSaGh7Q0szpod+q+5Yhs74NnCOqXDpHi1r90bpQGfGF/RxIdi3QYRxGGnu6b",
+	"jBqAApVQNRbpDHgVRPbRn6qvrC3ZhR8amyjOVN1+Jap7tiXR6VlitfDnpby8DWKxA6IHL45pis7xWiM3",
+	"WhjuzGYzKOUz7VZLSOWNoKHoRJNEA4Vq46N+ywraGeUUEP/BT7mH/6mVuW/YwjX7DizqTChFavtigYwE",
+	"90zuhjwhKkYnUhy1yBuQZnrfwKVFJWuORQJ98Y2vNIeegN6OIzFjfQ5Kd8wxmghfkS3yTovH4ZKEmE0V",
+	"Gmg5EmI+lWulJRVd6m+mqbbbFtM4Yc4xm1ofIHip87JVNWV9Dh+y8VaEJooVoA+BW2Yk0JQ3Tu+pWDA8",
+	"I7604yNboSk7Mall0PMLp2saeDGajqahcQRWybckluoUDwYSdeiMKegH/XN1pypB9ImQ4fLEWT8yNDAf",
+	"hLtCZafSwqRzNEfDZfRFMxD7FbFa/YWGfyVcGWmxFrlQi29/acbN/Zt5dpKsrApYSeCTI4TjA3xIZn8q",
+	"zp7KUc3k4VhrZq9H8+aNg8Avt5kYIDx5dIyKpQLFW6tRfAkkHxApZgxBqWIOdB4AsGRu8sWls3DoR5Wn",
+	"ATRUWNEGtJP1U7c4PNbQKszE67ReNZfiqW7FMvOO9rd1HaZyst+DVNXGFg9inug2T2Le6jZPXkIepxYx",
+	"n6hizk2CW9X37HNY1wj5xdvLH3gHahsrZE8hK3mCmH2g5Gyhr3xHo3d2I764ZrTxK9aRUJKJeiPMSj1J",
+	"aH7x8TZozCszzS4wHoqRo7zpg4fxQToGzy0EJ0eICQvo7ELDCF2Zc/24FhM+/KrxbZ54boWU9blhkkQy",
+	"TXGKJcsWhC8IZA2TzhF5HX9XJSHwRayCXRERGyjac+5Bus1HTMxiUulP76qVZli+nh/AaSFLptD9F1Iy",
+	"2ChlCiQhhRwarX5ZbXaYUj6aNnqNGY05sGG+HIhM6SN80jLfbXEGBSE+FNn355c/fPhucPn2x7M32kCc",
+	"zgeWf90W5E6Bm3nt2iBzW4zkt9btMRvN3QdHYqZ/1h816XgNytU0FfN4tDdKaBaxphScM9U8aB7lnBFZ",
+	"OEgeCxLW+A+REfw9mWdJYn0ywHL1xg2K3pdJrKbZEGYg0smefqLhEulmqLs10mw8/vbbdqtz0GoDsVhv",
+	"FOQoAU24I23Q7/8qh98f/1huT9GDsru9mSkZzVfBhWKyDKnda/z3HvyhNYsat6BhAmg3LVHDWxe39q6L",
+	"f+TbbChUTRoPcpnYHBga94Ij/gcKh68P/qaRHyN4puK9yVw1Dz2rhsbpLhYA3EPbAbGY6KjSjN1+suww",
+	"fGI78bGr6KgSGzk7o9LkyGkCNdl/etizSzqpG948tgfP3AaNqkSPTe9677hXYKLbii6TVnBnwXXQPtj8",
+	"0huhXoqM4wudLQTXpRCvaIqVOgedw22m5SI/r1kU00vTzvOg29388o9s+R7iO19DEuOFcKmOVdJ4k126",
+	"96tFC71Fka2l6BowfMhEFdz5+zEgnMTXrCB4LQ5Zi7wXC9NazZVSSZt36d7Q1iTE9vQi+9ym8uZJxC9O",
+	"L08H788uz95cnr99E5qsXTVlMXjnyaNnbRJpizTP3odcUczwsp4Vg3JTIe3xgTtK+zEkGFVpsAerO/nC",
+	"xGC/rI54h6u2BfG/88K6L61D6ovfAtzRtbcgqPa9+C0ebKKZ0UVb5K95blIxAD7DiIamaSNg8KmCShA6",
+	"hNfcqYNtyMI+p/LKxk7Y7IRQeaXtbkwKZzS1aVFxoUy9cCESMalx29fQcLVTAyFatWTXWmbgtORI36OR",
+	"mM1o0VD9OVcJtXp4M0+g46SBTagyXXHNBbPVVZVZh4Abs6xWfaxFRfDqy9QSTOixSGf3YUSuBccpqwFB",
+	"w7aW2+6NM/v0fSoQd1Ybbn/fLOhL85HvwWhax0R2kwtwcucREOUcJMRqcS9mteYJ0zaXN2VY7xHYhGdt",
+	"NBvWdGLynQCRhc5ttvY8oSOIvYqEuaRtiYmImIytBNQPBkSkfW7il7bUzTjOMAUHou6nmO6CealmnhYO",
+	"eGazohy3vLCiHJ7HhOwrxuYoozHD0eOjJgwvNccd0tGVi4RCgojWBHqEmpRFzVufmP+FMGgeujXFJdg+",
+	"Cj59xZYtciH0F/q8xJN7eW+xlZZNZmAoLoBOKsbXSJXrOLal5wCxIu9Dl7iryyBltmjTo26D3u/SGCAS",
+	"gBjPpgzHt+lK9jVRC+HZ2Dbimuq7epnG8+K3foStxJ5Co5SpgNAokvbL/md8D8Pzc20hpxlrBGVvgz1+",
+	"zbN245wGJeqz2Iw7iYp7thjR6cXF4otw/69g6d1Z/fyyRuIXN/mwWOGeTL49mfdo+wThts7fW0gl5JFR",
+	"OaW1H01BA0aMe8TlsJ6QVYhsm6qnBcYEWE+LvLaZtJhg2OcgUqAmktAFXfaMWKGx8qAOvLRZbJpUSKbN",
+	"JUGNcZC3f+tzTyQca4lw4urTXD3EUM8JJKCXUzbU85dQs13Mhiulwdl9ehS+Pv33wcXZxcX52zcXYYC1",
+	"Iatpdo9dKTjGTFPW58WES2oyLcmj0Aw3eH96eRYGkL5Zk9z5OMCeETRJ4GS0vhGPqISSH0Qct13mItNf",
+	"xkced6uDRita4mhtRSsZpszMVVCZsimraaCSs8Ss4jn68tH4LxfB1HjwLbb+V/XhA9RGUUa+MQs03UIc",
+	"tXnS8dai16J54ftkffzYvK+DL1m9rhA/N9qdZ/vdUftpk7aHnebTUbfbfBbt7zcP2OH4qP20c9x9to+c",
+	"A7INVz4Hv8XYAqRKuuCC12ljs1iv6OgBeBeQGwu3JouTCOjoL4088fFlfJP/dRencbG3y63RAT7dTawt",
+	"0U1S37V02HW2dZLf1Y7bKZQE/4MH+PfgAT7oPttVVzeAlHm+GbhUGpVsGAJ2UEaFaZMG7KLhCg0dn92c",
+	"aN9wDA0DN8fj9qgzbrNdbpjB0KhIBfyUEgDyqE4IlWjekwCbSB0exSdhul9ab3s7ZzxHgPDUtjxJZzfF",
+	"Le+pUeOxdznpw0SMrtBDaZsMEG36+v3pv5EOisGkyeknYiiAwwEQH4b6jogWQaxqLRCsQc4FtkdCCOqS",
+	"36Da866fRVjmDV7LSwt3fVKaYbl6HOos6uZQSLzZSjDWJAhZsP0dU4TuHk3YVVhFHpL4emFVwB3fQWSV",
+	"3vs9mawPMZP1MRMoZDX18wi1u2pS4p8/1fVZaR2ezrVlIHMI+2+kYVQm1FFmS2Xm0yMU4bYBajtYRdg+",
+	"f5GjamvVFRC5sUbZNITsc/tlc6kCotJ4NmMReD9hNoCFY6aErWIBn9vW/zBtg2KrC58LrmGAff59fM3q",
+	"G74U27ScWPu42GSkRxBN0dSWgDGA7TmF64cZ2/aDBRu1W+e1xCnX8OEvaSvFXJ9UtcFjkygNT0kEL5gd",
+	"eQrOKYJhlDqbt3LufYmvrjRvgX29BVBP186lZh6ub0eV2bWtbLk1HWRWTK68S0j9x7z1RhEk50iDQIC2",
+	"uIecVgHhi+gEruDW2xsmldzJ0PLaH30eT6vaRZK51jP+3m5+7QIevdOqd5F+9kq7G+/Qj2CuhCZSFJsD",
+	"PeQFPeQF7STdkSi1uYGNlcRa4V5vdjjbZLviFXT1FXoY5z7XpQlTzsS16UQ4ESIKdsvz6fPKRJ+aAg8b",
+	"k9xZnv0e0uGriwmcPV2QhGj/eJBZEaY6tWuMnePxPms+HR3Q5rNhJ2p2x0fjw3F7fDjsdGqMHa+ldM4c",
+	"N8JRrl9CXsxhUHBKxRnYXrLS9HLdqnfxrNnG91+q0sB8dsdaA78r7YZqg7wv7R+/3kDmd3knz4l9aO/X",
+	"HKt5babjmbNKbIyIg1oPFV2ASYWiPPAAVxy7C0yISzM56UewArIQ6RXUSyL+FfrRJQaeUrHoc2OUeHmS",
+	"xbRIsjkrsjoL0slz1cNESHDg24KJHFk5lqTbPkCEi5xv8/p0yTy0smva4x8xfcimIa738a3JRHRRUt9V",
+	"Qs4cJFPpwEpZs62qZMDaE/r8cQ/bIHjLF97Dw6UqhG1evLTP33ekpfUHz3TbRKe7qUxmT8HnsyM33gMs",
+	"9d1TEPxP1rmZHDdPMw5IepDv6litEAlctjTj8oQgLpJBQdKXS+tVCGJZ7G/joNICo6DutwlkNGAgQ5vh",
+	"lS4WvU5oPnEvDpZPs6gRv74QeXK/A6P9NmhwUXbEvBG4AyktBJvdm8Z9sn2yk3mx4ipaMBqDcg+NYfHp",
+	"E/R+kXhM9Az1ZCzkmTFBbJ387yFG+lUc0bvaw79/k1Yf/cpN9niXhdTbXRvci2I64QJhmiqls1a6hxk3",
+	"+GAFKHD09xps4iFiLLhQvWuF5rCttS0+ZD5ERawsgPeEArKBgU8CFQBKBdBcDvL0nTFbmMIW2QMg6lQV",
+	"4GOHjEwpoG6reAYuPkxBCmxWsEix+QvOUBtViNFtgJAAQXeUMmVqaE3BA7qt+i4Zs98IwZ/9XESmTiJi",
+	"io0UiwaxlBmTISI71WCcFSCWKsHN4G17UAY1sJcHi6lSehUGnG3IAF8S07nwTZP7mwip7NdMUpVhEym5",
+	"pjyW0Gp6KrLJlHABmVtu12Ffi8MV8ceK40K0AHS1EtwbjOCjtCEkZ/Fti5hswZocbgEOBa9ALIJesRyP",
+	"EienaKoGMhELM6bdHIQmy3gmM5okS2iDgkQ4EsXtWtArVtxlL0suz+TCspcscV06FwDI6k5Fk1yrcO6Q",
+	"pCDDHknZCCByQb4aD7URmhUHD48VIP1KI0AiwQgC2WNt8VDE81vF+svH83eooBFUbRO+llcwIz5cr1hw",
+	"XYiiFzcG0NMLNGyBNns11mA1viaOEc/ohA3m+v4G9id9c/VPGdfyNMoQ9i9ALFoazWJlmhwhYxgAlcDr",
+	"PFb2rAMSikwNxHgwYzORLvUv2HU8Mq/OU6YJSf8AmMtcRAyvVGB+kNNMwdZ44M3GVvF+FQ2AfvTaoUIA",
+	"iEkVsRkx8TJWGJCE2QLq5FueLPXHU22VzpgpMlAMmsazGaHAAlM2NzJCmj3Ta7ZtK8Keh5RmvWfOlDYj",
+	"uwNwzS5ME21JZhDiMwOzSWovMuNjkY7cnUE60OwsBEjbATQiEqlmjlhp7yB0qmeQg9rjwD3nPAWw9ug6",
+	"ltgcQ4BqJITpUZMwCvE/0xZ8noobh1U6NdUfBkIuX4AYwvdXJw8YxVBmEjht2RI8T5aw99IhKS3JAghf",
+	"L7EwfsR4jFufAzTxwqlryQjUbtq9TkW17mxl9L1ZtImxF9bamC/wq7Hcwbr036m0L1GTCDDQExfBVnMQ",
+	"ZpGCYDe1slh4iOL5D2yYvoR2MplygXRPUfodGaxI3bXq4qWVhd3DIw+U1LCtNVcBmieb37qODGlB2wmI",
+	"SCIv5uJgztIsYX2OfTEAsz4igkMnFfAxYvgFblrMCXJ6bOsClzqPQSJws/ECFoHrEc4SLqoJLJMXjMc0",
+	"0XpqypCgAa7fgQir5ZxZbtAy3ACURmiKE5jFxinij52YQrjUhrFnVI2mTJoVSdQnLYieFsUAz16jQCD/",
+	"HcURKB8Gyd1ivyF3ESn+3qgIwKLtC/qHiudhEeZ5SBEB/gYP0yjS62ReEZ/eu3k2TOJRgDwVUIfFfEhH",
+	"VwGZp/E1VSwgScyvmoCQiQnvTNGIKgqxNPyUFm32O/rfEoDVFqTT7h74bTWO29hD42Df1R3nYDGamIra",
+	"y5RKTyo4EVVevU3G0RIB4NVxgyEoNEX1Oj8K+7D3Xf0MzOuHy8t33vft4ujoSuszMY/YjRvL/JbAbwGu",
+	"NU4Y8YFZoBc/TRL/vHH6pdMuzz8wDlW+9K05ZpwKmG0hXSoh2EpmpnCW9gNWuwPtEJQxSwlEZZyzBIMH",
+	"WthfvrrQw4HUNgV4daIu99ueIZ+5h0RAffGKvh5kJ9B5Xt8uE+f9GTrjI3drPNtvdY4PWt3OYatz0Aga",
+	"UBc50Dp4DEkVnePu/r79tYS5dPfbnaABJZZ6JeY6eig/vYOD/UbQmIL0rXoAWiKqqdA78fztmzdnzy/1",
+	"DhlFxdWaiznjrtMluA81yTdSRmH9DfSgU5KKTDlUb8s59I5mEGX0foPNrhvddveo2ek0u/uXnXav3e61",
+	"D1qdbvs/EcMyikeA8IPdCiBK6/YLATXLm9QublA7350i3JLbEyhVLf1p+x0xP1RtiX8R7E03rVHzDXF4",
+	"UGs25Fmr3X5a3BBDYbcAGgV66wwTk6x6XGyWCrHo49HhsNs8HLdZ8+lotN98FnVosztu0wP6NHo67nR2",
+	"ykSHq/IeTIA6xcvReYB+wwrda0ojv8cG9iDwlF9PRP6B1bALZgC0aQWCulFTAD2CAkLi19bGrtcCrBab",
+	"WWA3IeiT8l3e6NXqQU2oHsRnpEoZnRmdDesPXTYKQTTUAHv5CI4AOGDKAy6qvosB4thQ0w7fkZkSokfC",
+	"OOo5/FD43jdSS5K/o/XNuNJ/VhIUqAA7DfTC/GkLCwBJrWIMHX6gC5GY6YsHwVy7lnRJOodEYgbtlNFU",
+	"DRnFesT3TGYzW4P5ikrVPNOjN89fhOQRlWSYioVkqSSReIwdkqHaDvU00/ZnEXPZIraczWvMg7Xl+OuR",
+	"ALN9EY+0BX0Kfido5iOIBL1BGJR1gPKLpdGajb8phWl6sLCo4/V5iC+Z3uKuttT1PJqj/iAVtj1cEbV4",
+	"xmfX2wDBQvKK0W6NQTKByrIUD04rw0hN7cDTKgpZLQfdmvSasapDT21XdL0FHLhsBn9c7ZVea47AND1V",
+	"nzFePTs82Xx6BcqoTgG629TC0sFR79jE2OlvgCJemOoaxBkkierNLLTsHQqRMMqr5vVa66u5JeNNKyCj",
+	"hM7myAChZVq73XboxWJsemOYdyHFXfNRiAwcQO61v4xuu129CNvTvmIN8M7K1t5fTpNTEaHNPtwD+Mev",
+	"gOadpWxgNQoDze/3a8PkLHDb+TjgLn0Aegn/HbTOWvWi3Wq3Qd9ynZHxQza9zITnzeBweGaCWBtnn4eO",
+	"ct7HB2ambhLdtZMwSt/6SeA39O5PqRzMRJrTJmc3aoAXu9fdRZO59gFqATESqKmJzGpVt08U3ejIgkEb",
+	"O06iNkECJpIDqpe4MIW78HsHOPviri0Ub7Ssi8jqGOaXVKBcS4DPkYFxYVSnPPOC+jkVBnHIZFNofcnH",
+	"hei2u1pLx3DccEnCdykbs7RnWktGTSqXfBS2yKXtXEXzfLY0w+qPXGtDu9s42BCI3jjXU22snRgXg6pr",
+	"rJZjSQSmAn4F4QCCthASOzH2hWuBAZAHpq+qlxgIZpkpV5F1qA5BoX2N8UsY8KO8mslMAXVQNzUtnWDz",
+	"rbIa224G0LEy17akexJwyrlp4+n1u9anM9OyEVo9YTMajJ9ZT4t9EDcFUgrbuavbZWjYFt0QG7TmOfjw",
+	"IBLBSRjzsWgx04Ua1iNa0NFLbzDqC+DiTJY2FOLmoQnKhhe5/laSlDt4BRAvziQrwIxUtAc7wa0NXwkU",
+	"naFVe7GFUKwKoFD7teVVkvHotQNKWKtohkXizhvptrt5l623QMpzuA6Mj0z3H+yEugJz7w3XqFHx8GLV",
+	"17Ie3qWW1Sz402vCIBJSzES6ZDcG45oTiIb6+Ujm+Z9/BflpAQ9j6Srj5vFIZSn7S561Dg/qNWEnrlwB",
+	"asR//e7t+0X7x+8n4lvwxdjmgPpv+st7c9B2rFpJJTs68KAKcXaI4IzTKa/Dn7o/YQOMERd8qZH4yy6O",
+	"EXMGnxM7OWXzZHOip6X+nadep4YUU/FOHCzNElSPbru74zIw/W/jOiCBb/tFmMfrVxBLk3h4QjwuE8sc",
+	"ks+A5UHvy2JCm31+UxKbnoR79mvUcu2ClWPhNOsQMVz6TB0axkowdQ3URdAwneWrvuga8m76kqusedbp",
+	"dJpPKaXN49E+a7ajZ+Nj9nR0NDykILLtaJ8PecP2HLZTe+Q1Jn5s0yTdzvSqGgVr+QVHtyuWicriqm0s",
+	"NuGtxTC5c0vez7qfW3UKNi4mrcjk/ZLLzYcft/6YCDbAvarOvbLh7BbHD7u73y3kY3/WM96i9S15VNM/",
+	"9+ti0nTvylw9BcRbcH3j7mLZ+W78uJA3bxrXrePIXs5fxVRzXd23N6rb+VbMutwo+H4mfT98Br5Xa7n0",
+	"qrocP9pgvxT34zFA/1b1hn+k6sgAohCWDECArKZ/mhLce9FMPjl2BYZ5Dkp3Dwni5tVB7oH73H6SJL5i",
+	"JDTfDYtuE5vx42faUGX8K3I1kiUDzNkB6mkh8wqJ4AFErYI+NyQCjSkB7h7eMlEeEwZDTzYCL8I4eqUu",
+	"xxN+Y/u6C/uIKdcIscixwgXR56s+iJ7BeczXCRGf1YbpXshImXQll6wJPmigVU3ebkVFKJQ1xjqsudZc",
+	"/1JWrzUWf8+24e/XP+2FQ8nmaGjjwSZ6sIkebKIHm+jBJvpHt4nuUX2Eu+W0DHmPNYfu1XVpSyPBr1kq",
+	"gcyKid89yOyG+Xwj3WzNUWWSpXrmAUbSqsqWbdWSlLFUlKsW+Umk2JSozz0LBLC8c/BuIVrkfAZXWdNB",
+	"Ektlgjmm7iROSUQVrUPkeZ1zp388RJ5PT7HIoT02e5nzR3fwNbuX3tX4zX34GFdB+BCpL7CA95rmi0gs",
+	"Xz9GnzKwaT6P7Ym9YSgJUdcJSOjbcpoHhDn/R1w69Dj0bDtfU21qZQU2mfeZl6l1ll6tI4/6XP/G1UJC",
+	"OwC/KlPPwhi8q64Ph9cAgGPQ4MEi5HgzhCD1T4VcVq8bvnWcmOI5rM/08zxzrB3XKsHB7bTIuZKFZWLo",
+	"2tm4nNA+H6dMTvM15sV/zKmZJpUptImndClPyDBTJmK+oNLHy/ba0QVY7IjtoiDVQZIFSxLcW6gKQrLB",
+	"RhfYaOHRSjnqYxPJdxmqNojuZUJzxiJNIpDE0KtLUyilPHAWFLJAc7DJKgFh5nqvDRsewP7/sYEsdja3",
+	"/DNbbywDsQH730L7zpEVzIsA0xAnBgzMnVNAuEhdZpNJ9cGyWn2NTVn0Wtvb3Mp1C7CPbGU1Wm6BjWXM",
+	"qzk/9jiTFCbaXF7qCfAfV7gkvRrcL2BiFnOwrLlet7cefyudszP1pd/R09+VPq9mjn9QTJX3RjjcuS1B",
+	"taqS425M1ps3IlPzzFMa4LVvJIkom5luUeZvxmvgbCAoewBDKIcqKdqpgUcdxQJ2rFUtYJq47oInFidc",
+	"q8cYA6OcHB0Gh/tHpi1gLF1nV1sGwIVirr1TIiZY10Hdymwpb47zEaGSYC5hz9NNPNmrpWeepYYp+y7d",
+	"UKSeOddHpiNkHh4zKYIzGjGyZCowvY+LMCboAWuhupdndvu9EKFwQG+Jza4047sqggSrGPv8Jz8VWKUZ",
+	"C/3URqsUwZLz6m7sbgt+e9Cd9MF5bbpyuBYZ1OQswtq9Ci05zZQkkVhwCDukFtMh9/VKbDu1ZQFKXYUm",
+	"Tu2VpvFtCkfcFrpNla5lCyD5FHL29o/qCgOgIu0CX6mtxNjvNoLGjN5gJcZ+51CP1/aKMzrbFGecmlxP",
+	"O1FYQpAvQOvdJ4UM8BAXqOlQ5aUbFBHINxc9aFH2Sn+kuvChA2uoX6f+++6rDJFUvZ5vSLBG4kWWcu+j",
+	"/MS8tlJ/8nG7MMs8ofEqjgVsWK4sNH7tQ1VDv9Hr1xZX9BtBv5Gwa5bAY+dvXr6FX83kBH5hMVtsrWO/",
+	"cYtd5AAz3tw08P6AsSY4mSo17+3tdbpPW+1Wu9XpHXS6+wf9sk5cziGtlPvAQjn5cPmyefx1nBM7KJwW",
+	"I29FVyvz2W2dvLnR9RCiqQjReDbpowphhgGFr+Iyqq+YTYViX79OViox/8womytrP1kppkBvkstjf170",
+	"EtXDYiFIEGT6G50+6POa5+ExiVhnVG505GB9waOnVcDyp6vIob7bSStORYTlClXO1UK4sgUL8VudfCDm",
+	"vx8fCNuqub1DWIdWoJ/BD4KFLA9onn8Qy1MTyn2bnQo7rFZamy9FWmqd4GxKJkk4SmgWsaYWn5hrFep/",
+	"3gBSm1Zm56mYpHSG8I4Awemi3I9CE2S28WwEdDfNbGPZ59l8klJTSkXJT2x4IUZXTJFH718+J0cHh4eB",
+	"ayvc2Q+0fNObmeJszXh2AgaHIE+NsvfDmVfQ2AeMJNnn4NZGF2wsiZzSFMvoaJLkEEW2t44JKUrmF9rL",
+	"UcqMHgx/ndElQBJAcg3aYjgQDiLJRJvikNq1mIrEDTCnMaBGGJsd8sHsFk4ti45/cSFMOaNJoncQPxKQ",
+	"8PLs/Wsoiwhv9JvN7uHRSCQiRTipJ09+mgqYHc7kyRNEtJuKJMpBGmdUKpaSK7aEfmJDRlOwAaFaL69D",
+	"y6VYqNRyAH8PV94gIg0wXmpREuCR8C/w129N1lv+SZuJ+eH9K88dj7YoUostigvfpvEkxiIQ67U3WE4F",
+	"NwYgVxlPA7xBHoXP376/GJy+evX2p7MXg7fvz78/f3OhqfI0SXAsmkhAY/CzfA2JWjguAiiYkA/oNpdx",
+	"vaUl4aZPw6THkPOxcYU6H0VgzgIao0F+Sqx6/vcMKkQOd2sgTk2FHpDtGOMYhtZMnAanHri4woKCs8fi",
+	"ZZLv0FPDCYvBYRnFKUKwIcGPVHwdq6VZm41J6/UNY07TZZ6voh8Ht09QclY54gXUyqVUqbjS1nCeOYAJ",
+	"k3wJVTymAtIi+Pb5aEpTOlIsbREoZHNftK6Q4u1KDZ4Ffl1iriZOr9gVAo5wKNQUiikNYJq2CJdztAhT",
+	"pq8ZGHsjkch+o3fcDvoNTcH9Rq97cGuxX73LiFP5RvMdHolF4HAPEF5u5RvzmE/6jVuAStW2NILaaZtv",
+	"pGBeULbpnEYmFJcN56lQYiQSOEmDaaY3J5beHq/gUUrY6fLJwRfIT45R5qP3eZjQeUupZeu6E7rCU/2V",
+	"J09wksA9zJcx/dr/PvxFjJ07HPJmR4mQhnHmiH94ozvt9nFAKAn1BoUGo89bQBFkL5a2irNmpSbkJ2Ee",
+	"VQdMo+X680WAPb2CJDlZOW1L2hXnKuy5en4SkGpzCH1g2FQLF3NZDCh1zmxitToqu4mVmW+kf9O2H7BC",
+	"z0tbwf3sHuc7E084Tb6RhGezIUuhWNz80qrdRtzAARkfnzQBT3tXy5cOMtmM96sDScLksnwMuSDXi4er",
+	"71/ZEgA0FKKb67/fJhJdtjZrj+doJzZTVUEsxjNkghXHZEkExzL3ZlqmYM5hFoOeIzXbBzhR7DYTSyeX",
+	"KWeLE7xzOQoxwMZmc8Mnn8MG6kOST54E1veNHmPAuRNphAxHs4baI3TsysTiAVALzIbAhnDgodzVXfKB",
+	"x1HCWuSF8Lr8mvTvIYAEL0WWSpaMW2YqnV6de/jUezmwle6g9ph52yGOez51DDUfcJiboE96vK2lX3jW",
+	"Q8xgQ1962vpsABvGDNrp9lY2wgXc3DZ5vAQoQhaAc8H3XlhG3qjCt7nzFNaysSnmLO+gssGP/VMcqWmN",
+	"TNAE4GSabJHv42tm2F+oeU8YEIfIBxLIcgTKly43wBBjwdPa6dY4izV329IB3rmDW/gHFk+marvVFjCU",
+	"aqarN+H+plu26ztoiJb996jYn5QpCY7B8a8v7mHd39EFgbptlaMT/4KI/AaRsdbJGkurJGsrIecdnz2K",
+	"bbV7VHZtq2UzF6MLOCBwT25AMOpRuLpGmzS9s6vamtt/TJexdRIXcwHKnuHPmVGyoQTS48iuncNaF7+f",
+	"I1xXPzClcsDFQOU8fIdCAtQ/cmuHR9bF7o33NcoIvBl4NQOltZq4gKrPFFlNYwygALKif8WjipoPhJRY",
+	"CY6Dt3gxXbrMkO7RjiRl7N+qczV/Grg6rHUMrcjIMdUO8/S4tbG/GHvLGZe8Mn56z9cVlte1UiPwId+T",
+	"khhLFnrDwwUbShgtLMLbuN831gYav5yXk42yNFZL0KDQ/fMj0z991FqGUstLTXDln8/5v4HCoH/9saKX",
+	"L5hZ+WXx7udXjipBxcferwYm77bWBYtAUYELp4g0d+qvZFeYJmmfmr9pS1S3wnR57p6+Db4SFswfvuVg",
+	"ff3MJ5Dsiu5+7vLGkOSgLu3Dh/MX109rGiI/o0fD5tOo22ke08PDZmfUHe7Tg+iQHY0tYNacqqmXqmJQ",
+	"IcsFs7X4WUer+Fn+VTPNuNd2lMD+/wHhXtPtVnXjaxztn7PIZrvezHqHdu3MrN/Zqi8zbP8/RVdmS2gr",
+	"TeXrYQ4EVFiY1vQm4OBom2LXZBcQczUW+vTJLJMKPVP0mtlUTev8skPOaHrFUkzEHjIyTCi/Khb+19b9",
+	"g+rI4JzvJ/R+18p/WElJPTQvN75PRTaHKF7KaKtRJsQfxIIsGKRWgpNqljOt9yxhVIJvj8ldFEDYkV1Q",
+	"Ajp3Xe/mS7vrha01PIBY0PuYruQWnF3SyaZcAnjmNvg6eQifjEHwOy+5/tLsDKnbMpEqjrYirfd+hf9u",
+	"aiifE1sssUrLhRsM22uRU9CwTRKTLbbF9KFrcHxfMTbHCmR2g5ikhLMb7LaorT3b12Oeitkc8w5McnVg",
+	"utdppghO1oRqpstuVIucmuRj4y8xOeJrGr7fjTOOX1M1mlbJ9o2N4n/HSTlbUPS7FLY31kt7iRBSX7Ux",
+	"fR1pr2tKr5/5RroaBiOZq7vNm/E/UYH7WsLgziLg9o/eKL6ebnY02vSLNpMUeMIKzT2H+lBpGsGxJPKa",
+	"qU3ia2bNOc4WlhZPCCXQtRfDzWYAmxsyczFWx2Zzzqrs2fe5TYMqslqTqbmgeQv4pcuYKqM/1+qV2Tyi",
+	"98M97w1Kqk6fJG/oDPdlnkHKEHxRGzM7XrUPsObPAzj8NdXF2LSFW3wiu/iiUFNfRK59WZXyiyuIwFfu",
+	"qiDuGV5V7+I5A2gya/g6xmS7kpXcPiREnhINqLJg0SaaaIfQPGtGI7bGRfRXO6kHT9F6LuI26jN4iyxl",
+	"PMCwVDiYqFNAr3NavUc9RN/ZKaOJmv5SezO77Xa5mmSeihGTJmgvnZQMIIfr/2PtanrbhmHoXxF8dr0O",
+	"vaWnFBiwDusH2l4GpEDUWEm0OFRgyx166H8fxA9ZThwPwXJ1U1skbZqm3uNDwKD1qjQ7RIodqZa/42X/",
+	"v1x2m96LPWouuQ0pNNKWf3ZZfC0uT3mL8/qOvA/FA7ZRurLvptjf+3rtx/LdAEmZSvDI65w23c6A3tlC",
+	"7Dv6OZIciSLu08dbtY+pfNeVDfmxiw3ho4Y65ivjH3YGpo+3P54f7s/w/SKDemJM2Lxskl0Vl8XVfhR0",
+	"Sa9SXT3WYWnehhP1tMrc22+zGEwlU1C8eoUnV6VbtFsDfjwiL8Fz8tNwW7Pto+H50NtqNDxrDeWFsLpJ",
+	"SAMnyvYCPM/3Zruyb8ci82t69/O0yMhaxyIjgZkoictJXNVzuZ6NG3Q9IhHGc5Nd9hBECw2qdHG2RyhV",
+	"CWlYaq/fdGPiJGHEgEaV42bdIn2u4853008c+NpVlakRPFW3gEODBQBdG3T7tZp3P5wrb6oK6xISXfLE",
+	"nlmb2hyh1D8ZXVo4i+AxYWv2v3doZaEAwiutsjwTn0i+ZEFixBfC0q5agmDEpEonPiGLdkYN3EDhjx9F",
+	"8q48RdP5kPybWMgTGvsWtoCKrTzz5l+mdhilc5l7L2ccfz7S++DwmRhHWIQTkbL4AID1pXtKQq5p6yqb",
+	"ZF+wkuTrDO5WlUocpL0QyBauRIlTbCgU6pterLnzwA2Hgw6FPEv4FCxdrSq7pA/trubnkRrca5uBMGO6",
+	"CWCFujErC/gYTRjrZLCtQcPAQI7x/ng8muhPMRBYpEfRhIFd9CfTNuFWwUGudbsg2y2oO11vUgA1U9u4",
+	"CZ3Hjbg3Q5BHrVAnn5DnsUVN+mlL0lvbEw9bWiiba+r3zCCFvgiMmADu2ke3Et/jxvk1NXCIydBr4ARH",
+	"9Ezn+vHQ9JSU3ERaFpuHPDgkAcax+2SY+wMTUv5FRHseh6/prsPu12YrvCjC9AiSh9gewfIZ4GyZOCMl",
+	"1J24Bgemv35B/Bxa8GwAb9CI7UudmEw1RfYUtcN2OwNNHqkDCT1SBj8IN5LYkuiOi6bczAs1TaXp9Ax8",
+	"W8N1Il2kQz4yZc5XJQa0ToUkcaaOd6TQhpK/ulSV9qbumRwRI4cmS42Z4/9akqtjmsiRsjFHsooGBx9b",
+	"1ybUIko3kZTBgQ7VJGoKFt2CODF9vn7+DQAA//8=",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,
