@@ -17,7 +17,7 @@ import (
 	"github.com/litellm-agent-platform/lap/server/session"
 )
 
-func readSpec(t *testing.T) *openapi3.T {
+func readSpec(t testing.TB) *openapi3.T {
 	t.Helper()
 	doc, err := gen.GetSpec()
 	if err != nil {
