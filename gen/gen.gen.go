@@ -245,13 +245,13 @@ func (e GetAgentParamsExpand) Valid() bool {
 	}
 }
 
-// Aborted defines model for Aborted.
+// Aborted Whether there was something to abort.
 type Aborted struct {
 	// Aborted Whether a running turn was aborted.
 	Aborted bool `json:"aborted"`
 }
 
-// Agent defines model for Agent.
+// Agent A stored configuration. Sessions run one of its versions.
 type Agent struct {
 	// AllowOut Allowed destinations.
 	AllowOut []string `json:"allow_out"`
@@ -321,7 +321,7 @@ type Agent struct {
 	Version int32 `json:"version"`
 }
 
-// AgentCreate defines model for AgentCreate.
+// AgentCreate A new agent. Only `model` is required; every other field has a default.
 type AgentCreate struct {
 	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
 	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
@@ -383,7 +383,7 @@ type AgentCreate struct {
 // AgentCreateHarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 type AgentCreateHarnessID string
 
-// AgentList defines model for AgentList.
+// AgentList One page of agents.
 type AgentList struct {
 	// Data The page.
 	Data []Agent `json:"data"`
@@ -455,7 +455,7 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
-// ClusterCheck defines model for ClusterCheck.
+// ClusterCheck One thing that was looked at in the cluster.
 type ClusterCheck struct {
 	// Message What is wrong, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
@@ -467,7 +467,7 @@ type ClusterCheck struct {
 	Status string `json:"status"`
 }
 
-// ClusterHealth defines model for ClusterHealth.
+// ClusterHealth Whether the cluster can run sandboxes.
 type ClusterHealth struct {
 	// Checks What was looked at.
 	Checks []ClusterCheck `json:"checks"`
@@ -485,7 +485,7 @@ type ClusterHealth struct {
 	Version nullable.Nullable[string] `json:"version"`
 }
 
-// Condition defines model for Condition.
+// Condition One step on the way of a message to the harness.
 type Condition struct {
 	// Message Why it is not `true`, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
@@ -532,6 +532,7 @@ type DiagnosedSandbox struct {
 
 // Diagnosis `agent` is as the session's version has it, and absent if it could not be had.
 type Diagnosis struct {
+	// Agent A stored configuration. Sessions run one of its versions.
 	Agent *Agent `json:"agent,omitempty"`
 
 	// Conditions How far a message would come, in order: `gateway_configured`, `sandbox_running`, `sandbox_answers`, `harness_ready`.
@@ -561,10 +562,12 @@ type Diagnosis struct {
 
 	// Sandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
 	Sandbox nullable.Nullable[DiagnosedSandbox] `json:"sandbox"`
-	Session Session                             `json:"session"`
+
+	// Session One conversation with an agent, and how it is.
+	Session Session `json:"session"`
 }
 
-// EgressDecision defines model for EgressDecision.
+// EgressDecision One connection that was wanted, and what was decided about it.
 type EgressDecision struct {
 	// Address Address that was connected to; null if none was.
 	Address nullable.Nullable[string] `json:"address"`
@@ -606,7 +609,7 @@ type EgressDecision struct {
 	Verdict string `json:"verdict"`
 }
 
-// EgressReport defines model for EgressReport.
+// EgressReport What a session's sandbox wanted to reach.
 type EgressReport struct {
 	// Attempt The attempt that the decisions are of.
 	Attempt int32 `json:"attempt"`
@@ -622,9 +625,10 @@ type EgressReport struct {
 	SessionID string `json:"session_id"`
 }
 
-// Error defines model for Error.
+// Error The one shape of every error.
 type Error struct {
-	// Code Stable name of the error in snake case.
+	// Code Stable name of the error in snake case, one of the table "Error codes" at the top of this document. There may be more of
+	// them at any time.
 	Code string `json:"code"`
 
 	// Details Every violation; may be empty.
@@ -637,7 +641,7 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
-// ErrorDetail defines model for ErrorDetail.
+// ErrorDetail One violation.
 type ErrorDetail struct {
 	// Field JSON Pointer into the body, or `query/<name>`, `header/<name>`.
 	Field string `json:"field"`
@@ -675,7 +679,7 @@ type Event struct {
 	Type string `json:"type"`
 }
 
-// EventPage defines model for EventPage.
+// EventPage One page of a session's events.
 type EventPage struct {
 	// Data Events, oldest first.
 	Data []Event `json:"data"`
@@ -712,7 +716,7 @@ type HarnessProbe struct {
 	Version nullable.Nullable[string] `json:"version"`
 }
 
-// Health defines model for Health.
+// Health That the process is alive.
 type Health struct {
 	// Status Always `ok`.
 	Status string `json:"status"`
@@ -721,8 +725,9 @@ type Health struct {
 	Version string `json:"version"`
 }
 
-// ImagePartCreate defines model for ImagePartCreate.
+// ImagePartCreate An image of a message.
 type ImagePartCreate struct {
+	// Source Where the image is: here, in base64.
 	Source ImageSource `json:"source"`
 
 	// Type Always `image`.
@@ -732,7 +737,7 @@ type ImagePartCreate struct {
 // ImagePartCreateType Always `image`.
 type ImagePartCreateType string
 
-// ImageSource defines model for ImageSource.
+// ImageSource Where the image is: here, in base64.
 type ImageSource struct {
 	// Data Strict base64, at most 5 MiB decoded.
 	Data []byte `json:"data"`
@@ -750,7 +755,7 @@ type ImageSourceMediaType string
 // ImageSourceType Always `base64`.
 type ImageSourceType string
 
-// Issue defines model for Issue.
+// Issue Something that is wrong with a session.
 type Issue struct {
 	// Code Stable name of the kind of problem.
 	Code string `json:"code"`
@@ -765,7 +770,7 @@ type Issue struct {
 	Severity string `json:"severity"`
 }
 
-// McpServerState defines model for McpServerState.
+// McpServerState How an MCP server of the agent is.
 type McpServerState struct {
 	// Message What went wrong, where known.
 	Message nullable.Nullable[string] `json:"message"`
@@ -777,8 +782,9 @@ type McpServerState struct {
 	Status string `json:"status"`
 }
 
-// Message defines model for Message.
+// Message The reply of a turn that has ended.
 type Message struct {
+	// Info What a turn used and how it ended.
 	Info TurnInfo `json:"info"`
 
 	// Parts The reply, in order.
@@ -828,12 +834,12 @@ type MessagePart struct {
 	Type string `json:"type"`
 }
 
-// MessagePartCreate defines model for MessagePartCreate.
+// MessagePartCreate A part of a message: text or an image. `type` says which.
 type MessagePartCreate struct {
 	union json.RawMessage
 }
 
-// MissingPart defines model for MissingPart.
+// MissingPart A part of a diagnosis that could not be had.
 type MissingPart struct {
 	// Message Why it could not be had.
 	Message string `json:"message"`
@@ -842,7 +848,7 @@ type MissingPart struct {
 	Part string `json:"part"`
 }
 
-// Readiness defines model for Readiness.
+// Readiness Whether this server can do its work.
 type Readiness struct {
 	// Controller `leading` (here) or `waiting` (for another replica to end).
 	Controller string `json:"controller"`
@@ -857,7 +863,7 @@ type Readiness struct {
 	Status string `json:"status"`
 }
 
-// SandboxCondition defines model for SandboxCondition.
+// SandboxCondition A condition of a pod, as Kubernetes has it.
 type SandboxCondition struct {
 	// ChangedAt When the status last changed.
 	ChangedAt nullable.Nullable[string] `json:"changed_at"`
@@ -875,7 +881,7 @@ type SandboxCondition struct {
 	Type string `json:"type"`
 }
 
-// SandboxContainer defines model for SandboxContainer.
+// SandboxContainer A container of a pod.
 type SandboxContainer struct {
 	// ExitCode Exit code, if it has ended.
 	ExitCode nullable.Nullable[int32] `json:"exit_code"`
@@ -896,7 +902,7 @@ type SandboxContainer struct {
 	State string `json:"state"`
 }
 
-// SandboxEvent defines model for SandboxEvent.
+// SandboxEvent An event of the cluster about a pod.
 type SandboxEvent struct {
 	// Count How often.
 	Count int32 `json:"count"`
@@ -914,7 +920,7 @@ type SandboxEvent struct {
 	Type string `json:"type"`
 }
 
-// SandboxFile defines model for SandboxFile.
+// SandboxFile A file of an agent, as answers have it.
 type SandboxFile struct {
 	// Content Base64 of the content, only if expanded.
 	Content *[]byte `json:"content,omitempty"`
@@ -935,7 +941,7 @@ type SandboxFile struct {
 	Size int64 `json:"size"`
 }
 
-// SandboxFileCreate defines model for SandboxFileCreate.
+// SandboxFileCreate A file that is written into every sandbox of the agent.
 type SandboxFileCreate struct {
 	// Content Strict base64 of the content; may be empty.
 	Content []byte `json:"content"`
@@ -974,7 +980,7 @@ type SandboxFileUpdate struct {
 	Size nullable.Nullable[int64] `json:"size,omitempty"`
 }
 
-// Session defines model for Session.
+// Session One conversation with an agent, and how it is.
 type Session struct {
 	// AgentID Its agent.
 	AgentID string `json:"agent_id"`
@@ -1048,7 +1054,7 @@ type Session struct {
 	TurnCount int64 `json:"turn_count"`
 }
 
-// SessionCreate defines model for SessionCreate.
+// SessionCreate What a new session has beside its agent. Every field may be left out.
 type SessionCreate struct {
 	// EnvVars Environment of this session; wins over the agent's. Same rules as the agent's `env_vars`. Never in the database, never
 	// logged, never returned.
@@ -1065,7 +1071,7 @@ type SessionCreate struct {
 	Title nullable.Nullable[string] `json:"title,omitempty"`
 }
 
-// SessionList defines model for SessionList.
+// SessionList One page of sessions.
 type SessionList struct {
 	// Data The page.
 	Data []Session `json:"data"`
@@ -1087,7 +1093,7 @@ type SessionList struct {
 // suspended for longer than it is kept, or its sandbox was lost).
 type SessionStatus string
 
-// Skill defines model for Skill.
+// Skill A skill of the library, or one of its versions.
 type Skill struct {
 	// Content The instructions.
 	Content string `json:"content"`
@@ -1129,13 +1135,16 @@ type SkillAttach struct {
 	SkillID nullable.Nullable[string] `json:"skill_id,omitempty"`
 }
 
-// SkillAttached defines model for SkillAttached.
+// SkillAttached An agent with the skill that was attached to it.
 type SkillAttached struct {
-	Agent Agent  `json:"agent"`
+	// Agent A stored configuration. Sessions run one of its versions.
+	Agent Agent `json:"agent"`
+
+	// Skill A skill of the library, or one of its versions.
 	Skill *Skill `json:"skill,omitempty"`
 }
 
-// SkillCreate defines model for SkillCreate.
+// SkillCreate A new skill for the library.
 type SkillCreate struct {
 	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
 	Content string `json:"content"`
@@ -1147,12 +1156,13 @@ type SkillCreate struct {
 	Name string `json:"name"`
 }
 
-// SkillDetached defines model for SkillDetached.
+// SkillDetached An agent without the skills that were detached from it.
 type SkillDetached struct {
+	// Agent A stored configuration. Sessions run one of its versions.
 	Agent Agent `json:"agent"`
 }
 
-// SkillList defines model for SkillList.
+// SkillList One page of skills, or of the versions of one skill.
 type SkillList struct {
 	// Data The page.
 	Data []Skill `json:"data"`
@@ -1182,7 +1192,7 @@ type SkillUpdate struct {
 	Name *string `json:"name,omitempty"`
 }
 
-// TextPartCreate defines model for TextPartCreate.
+// TextPartCreate Text of a message.
 type TextPartCreate struct {
 	// Text The text.
 	Text string `json:"text"`
@@ -1209,7 +1219,7 @@ type Tokens struct {
 	Output int64 `json:"output"`
 }
 
-// TranscriptInfo defines model for TranscriptInfo.
+// TranscriptInfo Who wrote a message, when, and what it cost.
 type TranscriptInfo struct {
 	// Cost US dollars, as far as the harness knows prices; 0 for users.
 	Cost float64 `json:"cost"`
@@ -1239,15 +1249,16 @@ type TranscriptInfo struct {
 // TranscriptInfoRole Who wrote it.
 type TranscriptInfoRole string
 
-// TranscriptMessage defines model for TranscriptMessage.
+// TranscriptMessage A message of the user or of the assistant.
 type TranscriptMessage struct {
+	// Info Who wrote a message, when, and what it cost.
 	Info TranscriptInfo `json:"info"`
 
 	// Parts The message, in order.
 	Parts []MessagePart `json:"parts"`
 }
 
-// TranscriptPage defines model for TranscriptPage.
+// TranscriptPage One page of a conversation.
 type TranscriptPage struct {
 	// Data The page.
 	Data []TranscriptMessage `json:"data"`
@@ -1265,10 +1276,12 @@ type TranscriptPage struct {
 	Total nullable.Nullable[int64] `json:"total"`
 }
 
-// Turn defines model for Turn.
+// Turn One message to a session and everything the harness does until it has answered.
 type Turn struct {
 	// ID UUIDv7.
-	ID   string   `json:"id"`
+	ID string `json:"id"`
+
+	// Info What a turn used and how it ended.
 	Info TurnInfo `json:"info"`
 
 	// Parts The reply, empty until the turn has ended.
@@ -1292,7 +1305,7 @@ type TurnError struct {
 	Name string `json:"name"`
 }
 
-// TurnInfo defines model for TurnInfo.
+// TurnInfo What a turn used and how it ended.
 type TurnInfo struct {
 	// Cost US dollars, as far as the harness knows prices; else 0.
 	Cost float64 `json:"cost"`
@@ -1343,31 +1356,34 @@ type SkillID = string
 // Total defines model for Total.
 type Total = bool
 
-// BadRequest defines model for BadRequest.
+// BadParameter The one shape of every error.
+type BadParameter = Error
+
+// BadRequest The one shape of every error.
 type BadRequest = Error
 
-// Internal defines model for Internal.
+// Internal The one shape of every error.
 type Internal = Error
 
-// KeyReused defines model for KeyReused.
+// KeyReused The one shape of every error.
 type KeyReused = Error
 
-// NotFound defines model for NotFound.
+// NotFound The one shape of every error.
 type NotFound = Error
 
-// PreconditionFailed defines model for PreconditionFailed.
+// PreconditionFailed The one shape of every error.
 type PreconditionFailed = Error
 
-// TooLarge defines model for TooLarge.
+// TooLarge The one shape of every error.
 type TooLarge = Error
 
-// Unauthorized defines model for Unauthorized.
+// Unauthorized The one shape of every error.
 type Unauthorized = Error
 
-// Unavailable defines model for Unavailable.
+// Unavailable The one shape of every error.
 type Unavailable = Error
 
-// UnsupportedMediaType defines model for UnsupportedMediaType.
+// UnsupportedMediaType The one shape of every error.
 type UnsupportedMediaType = Error
 
 // ListAgentsParams defines parameters for ListAgents.
@@ -2996,6 +3012,8 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 
 }
 
+type BadParameterJSONResponse Error
+
 type BadRequestJSONResponse Error
 
 type InternalJSONResponse Error
@@ -3116,7 +3134,7 @@ func (response ListAgents200JSONResponse) VisitListAgentsResponse(w http.Respons
 	return err
 }
 
-type ListAgents400JSONResponse struct{ BadRequestJSONResponse }
+type ListAgents400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListAgents400JSONResponse) VisitListAgentsResponse(w http.ResponseWriter) error {
 
@@ -3352,7 +3370,7 @@ func (response DeleteAgent204Response) VisitDeleteAgentResponse(w http.ResponseW
 	return nil
 }
 
-type DeleteAgent400JSONResponse struct{ BadRequestJSONResponse }
+type DeleteAgent400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response DeleteAgent400JSONResponse) VisitDeleteAgentResponse(w http.ResponseWriter) error {
 
@@ -3475,7 +3493,7 @@ func (response GetAgent200JSONResponse) VisitGetAgentResponse(w http.ResponseWri
 	return err
 }
 
-type GetAgent400JSONResponse struct{ BadRequestJSONResponse }
+type GetAgent400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response GetAgent400JSONResponse) VisitGetAgentResponse(w http.ResponseWriter) error {
 
@@ -3916,7 +3934,7 @@ func (response DetachSkill200JSONResponse) VisitDetachSkillResponse(w http.Respo
 	return err
 }
 
-type DetachSkill400JSONResponse struct{ BadRequestJSONResponse }
+type DetachSkill400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response DetachSkill400JSONResponse) VisitDetachSkillResponse(w http.ResponseWriter) error {
 
@@ -4186,7 +4204,7 @@ func (response ListSessions200JSONResponse) VisitListSessionsResponse(w http.Res
 	return err
 }
 
-type ListSessions400JSONResponse struct{ BadRequestJSONResponse }
+type ListSessions400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListSessions400JSONResponse) VisitListSessionsResponse(w http.ResponseWriter) error {
 
@@ -4443,7 +4461,7 @@ func (response AbortTurn200JSONResponse) VisitAbortTurnResponse(w http.ResponseW
 	return err
 }
 
-type AbortTurn400JSONResponse struct{ BadRequestJSONResponse }
+type AbortTurn400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response AbortTurn400JSONResponse) VisitAbortTurnResponse(w http.ResponseWriter) error {
 
@@ -4781,7 +4799,7 @@ func (response StreamEvents200TextEventStreamResponse) VisitStreamEventsResponse
 	}
 }
 
-type StreamEvents400JSONResponse struct{ BadRequestJSONResponse }
+type StreamEvents400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response StreamEvents400JSONResponse) VisitStreamEventsResponse(w http.ResponseWriter) error {
 
@@ -5321,7 +5339,7 @@ func (response ListMessages200JSONResponse) VisitListMessagesResponse(w http.Res
 	return err
 }
 
-type ListMessages400JSONResponse struct{ BadRequestJSONResponse }
+type ListMessages400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListMessages400JSONResponse) VisitListMessagesResponse(w http.ResponseWriter) error {
 
@@ -5430,7 +5448,7 @@ func (response RestartSession200JSONResponse) VisitRestartSessionResponse(w http
 	return err
 }
 
-type RestartSession400JSONResponse struct{ BadRequestJSONResponse }
+type RestartSession400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response RestartSession400JSONResponse) VisitRestartSessionResponse(w http.ResponseWriter) error {
 
@@ -5568,7 +5586,7 @@ func (response GetSandboxLogs200TextResponse) VisitGetSandboxLogsResponse(w http
 	return err
 }
 
-type GetSandboxLogs400JSONResponse struct{ BadRequestJSONResponse }
+type GetSandboxLogs400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response GetSandboxLogs400JSONResponse) VisitGetSandboxLogsResponse(w http.ResponseWriter) error {
 
@@ -5677,7 +5695,7 @@ func (response StopSession200JSONResponse) VisitStopSessionResponse(w http.Respo
 	return err
 }
 
-type StopSession400JSONResponse struct{ BadRequestJSONResponse }
+type StopSession400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response StopSession400JSONResponse) VisitStopSessionResponse(w http.ResponseWriter) error {
 
@@ -5798,7 +5816,7 @@ func (response OpenTerminal101Response) VisitOpenTerminalResponse(w http.Respons
 	return nil
 }
 
-type OpenTerminal400JSONResponse struct{ BadRequestJSONResponse }
+type OpenTerminal400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response OpenTerminal400JSONResponse) VisitOpenTerminalResponse(w http.ResponseWriter) error {
 
@@ -6033,7 +6051,7 @@ func (response ListSkills200JSONResponse) VisitListSkillsResponse(w http.Respons
 	return err
 }
 
-type ListSkills400JSONResponse struct{ BadRequestJSONResponse }
+type ListSkills400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListSkills400JSONResponse) VisitListSkillsResponse(w http.ResponseWriter) error {
 
@@ -6255,7 +6273,7 @@ func (response DeleteSkill204Response) VisitDeleteSkillResponse(w http.ResponseW
 	return nil
 }
 
-type DeleteSkill400JSONResponse struct{ BadRequestJSONResponse }
+type DeleteSkill400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response DeleteSkill400JSONResponse) VisitDeleteSkillResponse(w http.ResponseWriter) error {
 
@@ -6616,7 +6634,7 @@ func (response ListSkillVersions200JSONResponse) VisitListSkillVersionsResponse(
 	return err
 }
 
-type ListSkillVersions400JSONResponse struct{ BadRequestJSONResponse }
+type ListSkillVersions400JSONResponse struct{ BadParameterJSONResponse }
 
 func (response ListSkillVersions400JSONResponse) VisitListSkillVersionsResponse(w http.ResponseWriter) error {
 
@@ -7965,395 +7983,448 @@ func (sh *strictHandler) GetReadiness(ctx echo.Context) error {
 // const string: with thousands of chunks the chained `+` fold is several
 // times slower for the Go compiler than parsing a slice literal.
 var swaggerSpec = []string{
-	"7L37dts4li/8KjjqXitOhpIl+ZJEXrV6uRJXladyG9vpOj2ljAiJkMQ2BagJ0LIqn2fNO5x3OK/w/f89",
-	"yjzJt7A3AIIUqYvjJNU16XXOVGyTIK4b+/Lbv/2xMRKzueCMK9nofWywWzqbJwz+fTphXOl/3NAkY/of",
-	"NEnEYiAy1ej9+iFoUKXoaMqigbyOk2QQRxJ/P0wpH00bvcaMxrwRNEYpo4pFA6oavUa33T1udjrN7sFV",
-	"p91r6//Xarfb/94IGhHjy7x1xm8GNzSFrvx4fvXT++8HV29/PnvT6DWemP817oLGlKacSTmIo0avIeaM",
-	"j0TEGkEDfm53nh90R+2nzWfjA9Z8OjqkzefDTtTsjo/HR+P2+GjY6cCzCRuoeMZEpgYz2eg9Oz5s6/8F",
-	"jdloPpAsvWGpGdxMRCxp9BqUq2kq5vFof5TQLGJNKThnqnnYPG4EDU5nrNFrpOwmZguWNoLGfDwfZGnS",
-	"6PEsSYLGPBWzuZ6Pv4mM4GNkniUJSdk/MiaVbDWCRsrmAl9qTJWay97+/iRW02zYGonZvkgn+/oJePAf",
-	"WZyyGS4jfkFSHg3F7WAcw3rqvstsPhepkgOVxY3emCaSBY1sHm21OnoKYsEbvc7dXdB4GdMJFzKWhQ0y",
-	"EjyKVSy4/uDHxoxJSSfM9UhRlclGr6HSTC+RWs71JE2oYgu6HIwEH8eTLGVR4y7Y9mU7yjTjPOaT4puN",
-	"WJEojggXilAuFywlMSd6oRtegzAPqy3iC7LUopoyYp4gkWDSa9tvM+PXXCx43qrdpimj0bJx90HvdsVG",
-	"euJjKTOGEwZ7N+8CF8p0Qw8t8Lpx5XUjzbgklEfl/vRI7fBxc43EbMZ4pNd+pGBpGxdMKpoqAsNkUi84",
-	"icdETWOZNz+aUj5hZBGrqW5vIcgs5plisGclu2FprJaNXoOlqUhhrOwGd6behBPGWVq74468HWfmDCSP",
-	"WQy7abHp9QucUMX4aAkH2h06JUYi8feU22Buf+sf74JGIia6x06mEBQDJImlYnqvEcGJPpa9/f1O92mr",
-	"3Wq3Or3DTvfgsPGhSnDEUuplLBwMfwAjMWNe9+c01fNDQQrrSTTrXXHOcEE2H+HSkUoZlXbA3t69Khyw",
-	"dyK61EI+S/S5/BDobysacxyXvjFiNcB92w4a8QyHldB5r93qtNqrXzWiMeZS0SRpmlFFjbw/jRdCX0KK",
-	"RQ23Rg3F0lnM9b6BE+l9Fpv1vty0S7ahC3Z/Vc0ESG8rUz5scYd17B2maOw2mNv3eskyfZt2/FN8qc8a",
-	"i4ibUrLaJfuQXpEYur369Y5dYLNmb0Q6owmevJV50vfiwbjDnkUHo+Zx1GbNQ3p00HwetYfNp/TZ+GDc",
-	"HnXxXuQojvR/mk83T5M+/BLP0Efct4NdbmF8I79mtlccxjROspQNiv2zItd0CvsimRx0VtSD551Op/mU",
-	"Utp8NjpgzXb0fPyMPR0dD4/oevUgoVINJGN8Yx/nUypRJdAXgPl5UNwu8Le6lrq2pZTJueCSlS/68nrk",
-	"f/H0DnfKbT+kEvO5mWPzSJWWoGKV6MZ/iG/hchhmcYJ7UiVsMEcNxrag1HKgxDXj/i+8Tqgs5QNzINp3",
-	"Wp04m83V8lUsi/pmRBVF4ZnEs1g1ekftoMHZrRqMslTqCwDbE+OxZAoEkBKKJtBq0Di7KSuw2OBH/wUt",
-	"ZnFrzPW+UOxWT/+5IrHEHf2PRu/wYM3hO3CHT4+qtK/o8bD5NOp2ms/o0VGzM+oOD+hhdMSOx/lpNfKg",
-	"FbFE0Ybu+GsrIbyux3wsUPTrSdLb6uAwaERZSvU9ANuy29HzY65GnJnttFVYK7hnR1qhByUFJgd/XKSx",
-	"MuKdz7V6/qzTDRoiU/DD8eHdzmO/w3lHyVg9+YSSBRuaS7eVzxY8c/dBT9NlLm1yE+V3KXY80fs1ZA4M",
-	"KOaTgVUhNokf+/N6QQOq4mZJY7/++xA2QeNSW6tls0WBqGj8mIpsToZLQlNGWzvZrnKUxnOjRv8kFmTB",
-	"CBwcPYLZyo1D28NO8+mo220+jw4OmofsaHzcftp51n1+kJuPFyxhVDKtHTKtE9zPVIPxnhpbffWwbGvY",
-	"b9f3b+b/A5n/fd7n/azdPhj9r2aTwEL0tlkB0mzCa6zPVzbz79Of0L1zu/Ql+9Rd+m3//dHdT7hdrlLK",
-	"UeJWaYwr6lJJLdpaU2lmEqbPTLu5FwXcTuZPtYqhU9h3Va/auXLVfgjdylOtfplShY4ccOno9ZOxEumS",
-	"ROIvq0pWUKd33nM2qZSxVJSrxrY72cy1/2LthB+2Okf3mvDfgz57DyOnCwchS4sa8C4WyMopKdgTNcaE",
-	"Uau+1qb+4NwMg10UaqeO/iNjGYsaIEWmjEYMZfzZFZ2ABCkocn9FqUPEGBRRMfw7G6mAjEVKwvNx8zVV",
-	"o2moV9METhq9Rr/R6Tf0B0dTNgNr0zqWFbhx9XfPIzabC3BPXrB5Qpd45RW/Hao0Y6Fzv8YSvbJKpCyy",
-	"3k4lCOWE0TSJWWqFN3hm8WE6YyT0vtb8mS1L/TX+9Ly7jGczre/BHz4EK93HtaAzpszUQaDovGIE55Gd",
-	"OLjDA0LJ+/fnL2+eFnuw7TWpm5xTNc0vOGftuTsoavR0v/3xzOjtK8YnatrodY+Og4rleGEO2soKeMcw",
-	"tEOZ0wkjQzYWKWuRU4J/JUoLVlgn4ya2Xt0ZvWZ67Q7b7eKo2fJf2+d/F7dvfnu9fP3b++7rl6cL/f/H",
-	"/2bH+o+Mpct8sEYc1AztsP28cmze4v/MlqtjfE2vmRZOKZszqnCQcDPAVgpKe0lPP8QahiJaBiRl+hzD",
-	"n8dxKhURnD2SuSteKkZhD0Qi5hMSK0InNOatPv9rLONhwsjp5Yvz84Bcs7ki3UMybfV5YZbA9GsePs13",
-	"AJ7ZfFpKu7tRu/RHQWMWc/tzR+9ipZiWno3/+PV/Nf/zw7/8uVE5g2M45hXbQ8uM0C69lQ5klklFpIqT",
-	"hEzpDQuISAmFsIHZQjP4VfgkPCFCTVm6iNHGm8IcSRNfiWCe4fCY6ZTksNMtT5AVN9VzY0RU3aR02t3D",
-	"8qysTsArvJdWdo6QiqRiIfWwKJyLFnmR0NmcRVowdf77v/5Pt7Trj9rVexuvPr+XERvTLDHXoelTzBWb",
-	"sNT3kVXu6Td0xlBawvY0gapYSRvT6uUbvri/r9nSbW/ydxFzaZY3S3lAjGdVrx7EzQJvi/e5dYcQymFZ",
-	"W6Rqk1NFtFH/u93tb42aUZ7TC73QSpA5lZIIrcO4taaKtFvkfMLhZoIJDY3QLCx+zdobxaZy8avX3jj+",
-	"1l85Zqk3Xjob/HCrl46nfXzatQMm74ZB6Ec2DmG9M6lqCMZi/sQBXKEeuiIXwbQL9T6/YZKEoK6GROuN",
-	"LfJCZBxOyYwuidY7Id5JYk7mqdDmoVa3lIDRa+FSGLKxGat2EerElZsIB2a6PxQiYZSjHmM9nKDGfE+j",
-	"C7z1Cj7Bjw06nyfxCPTi/b9LdDj7QJmY39AkjkouxQh3LfxpYK5TFyBES2Ecs0SrsPvW2bD/7u3FVSHQ",
-	"D1cxqBQYfbWBb6vqacXQfD6wv0S9+Nm4PeqM2wxHmk/Ln1M2bvQaf9rPkT/7+Fe5f4YRe/1CcUmv9Grk",
-	"n9SKzcJpPGLO0GogSisTLRLaYevZCske+HC1RDWvCs7Iv16+fUNguh4H+QvmG2Gf74VmpkLCQZyzG5Yu",
-	"yU0sEvjWYy079e3MtVTDbbjTmuWvrS6a+Zu/Wt7c278T/MXnnPdTAns4l2mgW+6Ftgvh4xY5V5IkYkKm",
-	"FO+8Ec0kIxmPtH3gr1vU0hP2M1tesEyixbHDjKXupZX5yu+kwTVbDsyTNbMHW6Z0jZEFlUS/hLeHuUBh",
-	"z3z2bb1iHq3pjJ75ysGGj2Fu3wj1g8j4rlNLV5B2Ixt5V4MxNFgzmfAmebSNBfUIjp5t7fPN6RtBZDaa",
-	"Wm14L3SDMJP0LmUOv/IDjZOdd6LRj6smbO61PRhj47X70Gns+uRYpVvGfMS0paJ3ATg1PvcGrO2E7qGx",
-	"MWLu+Rtc18heWDFgLRPeGGtikTcKc38lxCuaTtiOM57Yd1bmmy4TQaOBEmKAD9XMthX/8BCYy5x0jp8+",
-	"fdrtHJPhEuNbn3eeq7pQdX/pWS0Py2zd95xmairS+LedN21WerU8k4W/10xi6ZnPPF2MpuBhumZcT5vB",
-	"r2njZ5EKPiF7od8fPUMFh9ovv/zSPM3UlHGl54Wt6omnyYIuJQm/hy+BrVDvNLvD6b+hcUKHya4b2GBM",
-	"qybewk+1mPIgqDVLwAUBNygxr4G97r/1OQWrInMh0aTkYhEQlS7RoUISqljaI2FEFR1SyQZZPlVhQMLq",
-	"QYZkr2o8kimSzR8HfR7a8BYgUV2DWqPLPV0jyvXNkmY8d/U9khbKprU7fHAwzORSvysEmVG+xIOoj2XM",
-	"JKGqzwUfgTaoj51+wmIoZEj2qMSX7K8I/GIJLhZCHRgWfhQcmqmE0eKYR4JzNvJsjT43DT+Srq0R5WTI",
-	"yIxG2Nw0U4CiiMSCh2i6e/v9gql02TwdK1bhSbwEKQ0G9ILGKiCLKUsZAZBw5b7PzV3c+CZ2xqLXLIrp",
-	"FTy00wlQ5pVVueOaHsx02wN4smb7v8APNnUH0NE1ZGTl019KkuttF5a/HoJgqhoUCHHXA3RdD+Eh/U9t",
-	"frJUxUYly/9Q/P4vUwbqIHXeIPQxUUnMO15wJzc2fUP7V9d67l1HJUDfMS7totShPPi9KkcTsWARiZhU",
-	"MYeZALM5VmwmK2Sp+yhNU7rUP1eF0le2sP6TBIDylBEMIAf6R5FGGNHa/ns2RF/+xvfwe31KRlM2uiYi",
-	"U61VL1UxpF+xQNzqb+Y53cZYpDOIMUdUsabBWK80nGMAys2+ZDz+pDn2AQU0Qo2NJu8Ki1zRH78PZ/wm",
-	"TgWfMa5OCKOjKRrQ+iiEFpQQkownTErCbueUR4XtmG8yH7aw/iD+hE+eR/iahFyBGzbwoL7VB0Qb+bpj",
-	"Fv4VgtMbMGZhi7zlyVJvniQ2YIPyicGwcrnx3A3m1jPLwPexMnUrqIoV/3WcJLE0gjnjKk70PWKTHiTR",
-	"DRS+FHN1fNhY9UiWYBor33nxzlyVO+4YE28tt/cqVuzVq9fm3sbXK08JesZWXqdDlkAEc87EHIfIs8Ro",
-	"VQVfWd6Ug4+UW3sXj1SWbtmIAZ2sSJalVGxmRMpWLeXIlBU3dY5o0FIkEZxt2aIPYSm3Oo/nxH9iqyZL",
-	"CJhymz/oX8M6eDlFhQ2y7lhe4vO6kaqtY33UBve4qo4YJYppBU7MGWdRQCIGSRf65Go5P0oyLT5Wj+oW",
-	"B6II9akTEU6XM0qcyfFI/MihcYXWyAgfPbTuIkioVLkhvO1t4DBHKwGmbDbUE4deuVGWpowrYh4PyDgV",
-	"M9IpT9VBt1EZzfAVAxBlcG7t8XfHpiC0SzNc2r/eAXF3bX6Gi+LKu5gq9YDA0zy8+7G8vVflbT59hfu6",
-	"sGa1+s8LeKH+qjSBgK1VpJfete2fNzAhUn2V9gglkZjRmAckfNLCf4YBoZycvyM0ilJ9qUIo98X5y4sT",
-	"Eo9B/2SzuVoGROhDoqZMsgDah8Xrc2NVBcYRa2WTNo+EVBBq/Onq6h3x7whyih9jJvZIU4gOk3k2TOIR",
-	"kYoutWCT+mxeMkbCCVPmQJ9N9Ithn2uxAg76WBKmfxqxCC0WJ13WRwtXzsKM3p7jq912u1b63UfDCwgl",
-	"CZvQhExiRVI2Boc/jt3lHGJaIsYWm2GLvMTgDglhmWA1zFHnINO0DWvi532esplQDDxsXJhXAogH/3R2",
-	"+hKQNfSacZyg8rxslPPrdMY1uw5sZr3zAgw9a1FxQhYxx/AqCd12DgMfqKdH5W+XL7mqD6vDavmJUR0X",
-	"q9X7NhF80kziGxYRyUYpU7JFfmZLbe6r0ZSE//HrafPfafO3wQfzj3bz+eDDkz+HJyiNxWxORwoDTHrJ",
-	"qerzmT5tnePg4Nkhehtb5MKE1ci1blsfspSNM8miHrk4e/d28P7iFfn+4vTNi5/Iq/Ors1evXg9O350P",
-	"fj77W+Hn708vz9wvXp79cPr+1dXg9duXZ6/6/PTHszdXg3cXb1+/uyLv3l5ckR/PrxBGTPBvF2f/9v78",
-	"4uz12ZurS32aaYLx9BSwNzMqr1mk716T/+p2qD/lR/ULV6fwu9CoD1ku357xaGqdOJhj7AG5pJY7zjQI",
-	"W+SH+JZFTpuxPqAkHoP6ZSFl3tcM2BOebMroOv+VfUBE7LYR6JF92OIU7qbua0EiMkXAmInVsk7/h9Mm",
-	"MzkHvEeLnBat/li6FgJ8VMBOgi1G1DQV2WTa57lmkwuuZ8fBYbsdtNvtPt/rHpLpY1zcFeVqRm/jmZ6+",
-	"4/bhMwsLj7n9XXvNub2HheKW0Kx8j4S/anH83QcLAf/v//q/IdmTKmV0pr8JF9jjwD0nJfuX4rOXl2eP",
-	"iUj73D2iolj0RmI203NG04kMWyT888c3p6/P7kI9q+M40ScBFCndG+ZJjZjLOGK+PD0h4Z9+Ak/cd2AQ",
-	"h4SOFfho3l+86nMaRZJQgr66enmJCDoPJrP3K23+9uFXI2GaHz62g4PO3XeP/7K3JyXr9//l8V9goH/p",
-	"7e//+h/9vvzTh3/Z+1PryeO//D84Qvjlh9aTx39ubJC9m0XvLsYgucoXkEyYkoC8kySslFPgeC+DPTbc",
-	"G1ualuQNYwiDHDKS8fgfGav62Cebn2WYKSeh3YKh3gPlj7YPnz2UvUoM+A8VlPKN1iKvAeYC+d0kLCf0",
-	"4M9xhBk7LnUnJDOaXrNUnhBq/okYO3gLNKM+d6oRu40RlTFP9EcUu1Urmkynffjs6OnxJ5nWP4J2tmJe",
-	"k4W2s3IPPEyE7OlFoEMpkkyx0mqYuDqowIETxZkEyOhYaPuJTvRR73ORwuSlItHWW0pHyr8Fd1zP9Tb+",
-	"FbtVBslYtvbVrUKoHwWpFHMlCCU3caoymhRkU+VclHbf8dHRwfFD+Q8WaayUtnN1n8zWM64EkAJDKtnx",
-	"ITGBAkmUmKDtjSa3IqgZtYPDZ0fB0+O2P8338EUYu21n6bbZ76ynHKzT3Od8QqIMff9MkpFIEjqXrEVO",
-	"+bJkPLgTctg+hGvaB9vmLuJqJfp4rejubFabSyY+CvJay9cmwRdNW5u4vhoLAdjttiuFsYUKf1FSDfEF",
-	"5C9OpgXFtCr9PYV8lXIrCK+3Mlo/Cr0OABFIBAYUEiq38/2JGoAqAle36ayqhi2eJgkgDgGdDV1DcxMe",
-	"/w4xjZXur03aV2kDwFoGDrBooc8OBuvPZe02eQ9OlI0OktX9AphDiQY45RN9XpLE/laMSej5X0IyzBQJ",
-	"c9shhNMTutManpAQ9nNoo8BDhjhPENHf3DPf3DPf3DPf3DPf3DOb3DPfvBffvBffvBffvBffvBffvBf/",
-	"I7wXV16UAB4BJSqhIxaRxVTo03c1ZXFa68Aw6ZQFrEJQ59Xo8/L87+rYMPbWjoLvruKqf5FkUrH0hdav",
-	"Vw39WU79Vo7HoLkA2Gv0gXBGJNPTMtoO41It9t5o7dYiGXSnKrFElj5hJddPXCOwy+QetCqTSn3z16Ab",
-	"TIN5rtuH+rn6idFETVcnC7ora+YKYB9CXIPGtrWHpLA6VY4Sj1R2rY6GtmGS4JzqfSuutwTPQL7bnI5q",
-	"Fgv+5DLCcIuyLSFJa1YxwDV0SD0tnCG1qbUTNKbEmHH67twoZ8bdg5ZgkbR3i76XNpHbPflc+XgTb5UC",
-	"u0sq95dNndnpIC71CCz8GEg67ncea1fDtGnzaPVqGELp6sWw2O41B9sOdPP5NPDvrc6nYQFn0WXOTVxx",
-	"FMG7om2UGULeZSlHO8fcn/ibBB0CHBkUYkVGIkucPjalUdUklwSEx5O84pV0f9O9iZUkcxG1CDCRmg7A",
-	"GsOvd7wx8n1VIUJ8AuWKTpm/eZ0KLOgavN76X0ujsMX84TqM363s8JZo6xmNWC24bgs/DXJRrvh1vWOl",
-	"J2WeCnCjkcU0TiBTL9dTNn7EEjKv4IrnWiM8arvzgtfAIwmZNVIRfJHQoVb23LqIJNJ/BO6TB1oJJK2t",
-	"wo/nTM6rrm/oUkTZTPCV3JIVDOJme7sKen2uDbHoxOXDanGnjSXAoWuz04B3V9WOyj6/pqNpzFlpwvHa",
-	"jBUCTvRgKuTBloBeKqvh6SC+HX/H/cR2xYBCy/+hJbfxs+h/6nVjEUpxk0O3hZYU59zn7mi4QfmboQSu",
-	"5BY84wRfQeC4E7BGmsdVVxLo6uDcMFnmueg21y4sT6zQk0SHEpwd4zq5XQoN2JyXrYJX66T6T2JBxjTV",
-	"lifeW2QBXx+JGcsjh708I87LhvNSxrz1K9WD0L8qFHMIt9ct190KK+UgNhgAC5FWSB7u5f1CzvXWnTvX",
-	"n62UO1uKzHxDFERmUUj2COoVAQECYhmAJ1I+MjIc9g7jkQyQW0EGJMK8GwYyv9XnZyiIxZjMRMpsIjH5",
-	"Of4efJcJGytIG9reyquVuMVKFetuPnQEj0W6PbbcK26xRfrNu1QMYXWwKkX1WnTbbQS6J7G2iosWwiMg",
-	"iQhQXI8yZZyM3aDdbhuf+27JKetcsr5177lnAy084HRK30sLfhkohKCmbLbikoJcU++C2WpRX4/ml/DR",
-	"S2Xs9pUB2HocK1452IlwEZUlFwq3xXS5fT/wK7rNyjyNXG9e18qKnl2stbBWrTCPlS+YwubOW8u7VLpE",
-	"8soUpeyBG5NyADtzVY7lE1115WBE9CUbxbLSCjOB3YpgvYn4unC/yegF6rHciuDg4qPbKYdwCgYpG7H4",
-	"pir183uIizivPoSIpdAbekvDHj8gWVVKDjZuiI92b5pxlS5rLg0jCNIsYRikY9FW8zEVUlXdsNJDWRQk",
-	"32qQgKmpqKK2fPH2zZuzF1chmHYQkIcnXVcxfbiyTTE0dEi1aUVaKMPBBW/gkDFub5F4TOYiiUcxk2TB",
-	"TOAesAG21eo0IzFnazIdjYFtE8pjadj/9B9ZdYNa3lVIHpHWTe3GRKK1Gi9oPpSM2ULrDZGsnFi9PyoS",
-	"6vSuwWA/G8URi04QU4G8pAzBAFOqpaSDYSA7JqF8SaI4qnZZxDO2/k5dUK52TNaK4pGq0l0xP1prbrgP",
-	"cNtZl2WPmAcCgLtg4F+K5IZFgASC0kxGuGzhPsHumZ1vDpFZ8MDJs7y7Zt7tCfZ0fLfRC4JjRUyZ3Vkv",
-	"XS+Y3W0l2YpXas3tjX/MyS0jI6MxFi/GW25K91qF1erphYFz2nePjre+XEu3R2XSNYBrZpUiN7TQG6Qo",
-	"S5mx2tG+XdClViQfBySk0U0sRboMyR4lSggMYll+O5EpmxJ/62gJpiyJrDSHxEmg07BLGpI9gP9YWJKX",
-	"MCG1Ic84NKREgiygCVNAvPgY9q0Yjw39xKpt6jEjVy2rDextTqAuO1x90kO7c4rz6y925W5EDokVJ36l",
-	"e+BSQXSeez5MsAi0IJOcXjMyopK1GrWOpIoNd1ZkkDsBnM+QoTzbftPpbrxEi7xqx9lRrvFiFZOvKyN9",
-	"ljxjRe8BBobwfzcNVWHzfJuYiyWqMx4D7wP5dNUu2UvnmCsunGEvLPcQgD3vBDDUYbDR0v+h1AXexn2M",
-	"HevlNUFjbVYDxGH1TzWqxTaBMgzWxl6gVncGYBabZw0HuN4D7mpMrS43aMYm8m3j6VfLOZMW+RanSNgT",
-	"9vo8tI+gfRySj9ZQLlTdCUix6NAJERy4bNFaookUVnSDi+AaYiM9iJVCPHqcMjk9wUgvEOKaWG+MjGJL",
-	"bGIkuFbv4Zj0CGeLQH8im+GNmBrK8oAsIEkMyO05W4ArzakvILwW9idJ4+iO/H//L3EDBQdASD7Cf7Wd",
-	"r3cZPqKylLeQp10/oO0x/Yc+x79IrIgXko/4eKGAlnlhEEcBQUhtAKCC4qP6Ef9J/Y87JKqE6DP84sSG",
-	"pGWfg39Vty8fYxeFSLyOlBpyT4xsJcOaZ/Rw/GdiPhb+UI2Kkv/BvGMIZAp/gEMeko/65ATW/YV/MsZb",
-	"C7ZkSD5exzwKyH//1/+9c7EF88gjScSCo5bYM4BO/XSPpEzpGxAQm0XKKAPMg31oWcPtxgA3IHJUfXQb",
-	"0/QtwDYHVN2dmE+ZjaxH5jsIwFsLxybNuOxz06Ado317NpqHEBCgS0mmYkEo99wPujsfbSzSnq5yEyrN",
-	"+IhCB6TQSpz1plnHUv5VXCbjmDKKpf6rVvwCAw/Rmldg9eIATLCAgKanB69PcECAoyFwFshdz/uyWRx7",
-	"SnVHAPYARijtc/yKSFcMns2WzonRTa4ZhppyhQMm12LQsLSrxwPPgfugzx1HIcfdh/Ngde3dJ+Ku5/HI",
-	"F/m5aA7H1u1ASaM+xzaEoWucUrNN9LiEZFb5Km5VC9bWA22Rt2MQWVbX7bbbRO91VHHhkQoYu03FqAbY",
-	"oildcSNN6RxoNirpeKDK4Ko1KGM0KHnZwSomPUDLjRRQc4z0DMZ8ElhjRcWTTGTbknWst8X8jm9nibna",
-	"HlUaKCJPFRmyRPCJ3nJVyuhG30R1yBtoyay6qGXd9uFu9g+vhGNgzThY7Np7/51RQLbJ1Tmr8Ia3PtlF",
-	"PaVyMBMpW+ucSJnVdMFlbkKZhv/SFLSYikQLfCqvzflHcQhSICTfESyFgT9WuzTyB6pMcGynnAK01Qat",
-	"Tp/xPudNQ9VS5QxWlRtyJCIg7QcmXdBeIPZYlLwtEtrcdZMDU85fDyFJwdHVnLgn/HdExG7DPtfiBcLY",
-	"dCbRM5MjrB01DyiO9gJcKS/ikS562HizatWsjabYwL1T8T9UHMNCeKIe/JHHIDBGjTc0IhxYMnaVLkzH",
-	"c/+tb5Z7FEnrUR+uWPg6h91Kl/CtOg9gjVlnoslFONP9wspbI8sQ7B+rQo93Tkrzq6FvwHDZB0G1mjN6",
-	"Le8JK6iLnGd8CPzQASkG0SG8GjhHHZiPUELUxtA3Tuq2MDXcA7vj0OxWK0HObODeTbEPTsOtVCmpanCO",
-	"dUAxS6Arrj8NpLdSlGwT6s42XDWI8xmdsHc0vR+HkxRZisDHtcFq/Y1LfLRWGbCzA5XhQ5+GBGvFf9hW",
-	"NcDv1I710nV5h3FWKwmXoNMZzHPuEz0ir+PvScS0HC6e9uES9pmPz37+vH3UflbIgTis9J84rtfV1HJo",
-	"3u4OmK2V6dufQ0Vf/Pff5yz/YRKP3b8XbDivvDjWLxlOQGHN8FdbL1qRyrZOi0PQw/1dktpaMJi0YcJm",
-	"uzmqCi5BBJY5d4nDblQ4B0diNgNLB6g4q453XctKkEhUw7vZDUtjtaxykqNbYc9qNs6GstfP44CEC5py",
-	"hxyO+Vhs4ZQ0yoX7dD5VlaOsWr9SlH9HNP0Cch4MnKaImXsALL1R1EpQB4S/xmonkP152UUD7pkA6yxQ",
-	"qRVLE5/ybstA6+wskgOaqSkuTBRLPaiHRul75eqL02/LS64T5VdZys/1c3mJx4+VxWfmybKGbngt/gL7",
-	"Vo2/KGPudDdsL9YMdMuLrWT/3VKw1gViHkPFbpUxC+CD4Soqbs10WHBbzMGbqC03l/SCAlsGxWvD4DR5",
-	"RLpt+L1NpLnPVFbRfBxhZqflxdicE4jVUdeNjhaywmpywoq5fpvVt7pVhS2yeiPB/KIxZp3HhcVD5xXI",
-	"PvC+4d9O0P8bglsK/xmQcESBNsHouSoDMCHUR9X/wPKo4UmfG5XFulHBbZdJloI7FbKcJAk9XnPDyhD/",
-	"Zo280nWGn62ZaxGx5JEksQNf6Mdb1YzK60qVzS0DgCm1Z2ersiWsCbuLE+00nWQzC/2r6Ga+nttpNpTn",
-	"is0qxsRUqq01aCEIjNUvWXSCeDpFjg8Bh2gSBDH1sVrQx7+xOghQqW/bkO3W5ZF4KFYvyKBvArzUq5EZ",
-	"1cfS5Rcq+FdK3MaHla9uSlRZl/4lCUGS7VNa8HAF/qkL7EkDzcOp+lugq+GRD+sFQi7qo1h3ZBZzqtAR",
-	"MKNgh8I9N8NibfW2iteWKwtdfR2yW1WUsOYsL9+YOne6t3qLcvZ2DFXk1t6u5ea2sKv85z/o6fAgjDun",
-	"SVVhv1dTlStFr79PIBTbIwaGnqOyvX9icMvHZ+t/emBFAOO7ZxIxkUYrKiIWt9g+0N/1OtEFo1FsAb4r",
-	"SUkqFUlS6ShN4L1JSPa0Qop4jwWNkUB/byxSl3+hNaJ4RLVSz3j0uBoKYcrBrMnbzDiwnKCHsKoNr3RO",
-	"qYkidD5iM7Exy2GdsAJvj0s9zLH1W/ok3FgDf4bz/let0kq6VkWKKXCG1yPADVRZZVuSjG+0LGpP1FUh",
-	"LylPieIWkHzvnJhiy9q4IMhQtPy0PMYrk8f4Q57H+P6B8hg94+ediC5HUxZlzkd4seXeKac6Ouhdboh6",
-	"679+A5n0uZUNtCZt6+wWBGTEAi/BifFo1aO7bdrWrHLjgFQ3Ed4ZjSx670vuvGpz2Qlqx9sCcG0babY2",
-	"s40OlF32Nf6RXfc4Ak61yirS4hLcOxXMSuxiJpgJ8jglbE1Ob7U1juubu5cr9mu+3dZsVwdaKl9MlcUi",
-	"fhILIsaK8S0hn+udLhVx8E9YvE0NbhfaduSDW8a3q3XTN/plo4j+YvxhW+OFjSiqkkCwKmtWE2qAVGoZ",
-	"1YkGSKiRC1QFrDNgZMbjQtmgspu5OJKgcduciKb+ZVNex/OmmKMp15wj+s94QkzKM+Oqxih7ff76jOg/",
-	"fWIVm1oOEih+XbULUma0y4SRiWDVuHg5pd2j4wp/8E+nze7RcWkmoVKKWLC0OaKSkSm7vY8F6DV4nxi5",
-	"9d754y+tgumCG96GDXavYE7tHizEOUrjXYXlrol2GC9Qu6pG2JZ7Lucq9CvJiZFiqok8YasUU0f3vvKq",
-	"9u2OpIA77+rAFIMO/1PfQvsOFgo/qdkcRdY+QFFzoGzYaoVEsokreLRCNrapn1tv8RMkScEEnUl8s3rV",
-	"IJec5Y1r78y5uvZAbNr79+JaPcX5N/hj9NErNF7BiEPwG4GcaVfQNyALwK6FeCht6XNLyGcxIIhVmVJZ",
-	"6e37godu4yH4dgi/9iH8xMvrhHDGIoMsgh7l+9geWrPHK4E5OR/hr+3mc9ocf/h4fHj358Y/obyolBJ5",
-	"Em4Fo8GgjkcD/rpVFUNspxbI4SdaWx4Gw55h2FpNBZYt9PZtaV7EjnDQYsZCracQw5aBwXqL1IGqFvSa",
-	"rUCqUBqieMQabMk8jbdjELfwuE3JUkVIvBcg8bIjtvrgF61kWUMOi+Z/Tga7XWhBG0YDyRiv3BWvqARH",
-	"XeI+1svDZEGpRC7cewVqWYwAWOTjvR1mkEBSzwTiV+izSO8YT8eCphEYPr28TOnA8yzPRTTQ02Xsd/2j",
-	"Z87HXEsB/QoQGIZBn4ejBKISg5TNBT4DtItQNZrNwfFsfAMDz0ltN2QSS8Vs80WSEQeHwyt/u0kZbMWp",
-	"hAARCOFNTU7dNp7EaLneKVqe8yEb0RlDv+79Fztlci541XrbCBUWEwAGEgAN7FSrs86hwwVnK/BEjyPG",
-	"HquQ7AHx8hiiUcVzG/Z8GD/UxrVrqxVEpxHov1yzOTLp9LkDTOfniptSGEQJeNXVzQT+e5sMpuWm1i5t",
-	"EOEaHBI1eaNm/JXUqQaVBbz+5GdIPxEpEUlERkm8fTlU5yXegq7iEh+G18R8vuFWWpVoO+2p7YqVGv/s",
-	"faqUqlglD1WJF9oazFN2E7NFVVWYVCoTo8WzkEmWApJAMYL7y5ZKiXKE4Urhl839UMuBEtdVvAhX+tfG",
-	"pQuIdZu34mbOr8HCtPGEfmmTlWiTEeGxiRDo7Ot0ybRFTvNGlEn0tEVL+1xkKolvYNO3yBuo4AGKeKg7",
-	"m6VJSGK5pfw0b1Sxw6jpKuWR7ZSpjKdVpCvzK6/YNWR6A2oOIEB5YYgwsE7uFOtnwIjNDWBMvz4vJBjA",
-	"C6bUd7VY2XakWVpbJ/gqS7k0RCQBwYzMUnnge3inMIfcKshlHdcel/JW9+I0RWltNYDSpVcUapVa30oV",
-	"Xbvq/vb27pzCZJWI19yNWFKaChKsqkpuST1eY2Xcywf38DUh/EPtV8TweAxa5BLu+ixhjjDOmimh7VHY",
-	"Im+gGIg5GTaAG2CNkD5PxGSihRSWDLFom08ossBjFdNkUMuMDupKmd4OExId9uvUhaUMzMfJI0tVr78L",
-	"VSFckrXJ9XFJ1i7pFtruc6sioSqKApBippwVcpBn6aF4chcBNWpOLWn6TgC5bUpxlSU79PuL193aAmC4",
-	"/bW7I6f/Xf0h/az1uxyZ17cKXv/MFbyKSm4FsMbYotqa8DgakCPxcVVm1J5PkmcEpm9wPQaADtVPgrLc",
-	"I+ZWclX/gz53Voyr84OErFYnQ6MEuJhlISU9EVI9LqYX2iHYm9FcdAwZR2hUmRQC8mWHUKY+P1oJTzNI",
-	"EagO3210a4G4h9IUwCOXy6Xt3FuFFqs/IPRWJlt6pz7RWbQmMWFDtNSry183UXHuZdxI+Lx9NtobYBSw",
-	"0sU8FiDHQWcr52WVgmlcuP6n8oiPn49XUOO8Sag8uXqfnILBsSv+PwYr0tXOMxxk1puOkgoADXlmvNky",
-	"W56GF8aHDyhdzha4qT3mBlTHtOUBwzA1/srX33G3c3i4s9aw4yko6Cndw3tHcs6VBCewF0CCsREkEdJb",
-	"0SMR8tPkdh+ipDdsoMQgiYcptWSLpo56Ne1Dnm3sloP8XcSm2pxpJ++6bmSNiPAcCnYTVeUr4GesI8x+",
-	"w+DujDL2UCpPfhqQj/FTWJ2lFf5rFSB4aCULd1Ibxc03+kNhF8qXTkBe0/Q6EgveIm+EIsOE8usTwgXQ",
-	"8OZeip3rJ2H1pSGbWDaGv52+fqWlIldkBnG11VJClYf3Uw5r4N0aoMJDvoh8yDNcvps2l9063jTE6mje",
-	"2nC/XpGX7CG28m6b8/PaC3hcvlkL/9TWgl7Eh6v32/gm6f5Ykm5lw5SSfna79+qzMrdPwtwx2x+Suvxc",
-	"f+jDtpn+pYe9aRDXrIp3Fn+Pwecs5SA4gnKeNvh4DSN9xZHR1wREZisCBFhYUeFXII6BbG0E3toy8I5f",
-	"WKRxVTiy+An9kGKGKG2Xb7gszDWtb9lUXcLkC3RYIo/b1u2t5GXrtt1HAn/6izNVuQ1SyrFL5yYdvSz+",
-	"qljO31+SSCQJrS9agJn88zQeMXlC2nCuIUm3aBGLbJh45jCy5xUYhTZlxyNv7sb8W1fvJE/B9dh+V12p",
-	"1RVZXwNdHhavs/RCGEorjG9znF4klcB7QRapUNYMtAdet9sIGlTKWCrKVTVlyFosP03T+EYfZMgLMG4d",
-	"ON/ro8MVSatWbKxdGHxqHdudtk2BrHNnsmV4BGawgpIOF871M8ANvI5WKD8Bn8bUUDxI6/kaHFjh6zI2",
-	"5H3ehatvZz17dYa/6dy1OreNYP/e9W4teytOyidi+R6cEgWrMSDIz8m8Qhrbpx+79cTy58WrZuMc1OaL",
-	"GspnAL8ZNJV/42KBscdBRTC0QBFnyZErsU6VddYKkACLMtgsXNzlXIlpdYthgay2wyelSqhwENKMy83U",
-	"hluRSe2QRnU5FSkUULTMVj0kmB5AAleazRVi2ryATw5McbEfG86exVGUsMeBI/kGBkqT2L3nhdX7HONM",
-	"plCIm6kRncHr0AWDkoDPk5TylahUzrL0SJLw6v3Fm8HV+euzt++vwoAMl8R4Z8kxmYoMFDke9fnCHg2o",
-	"7GC2iqtDU8D8brOBjG9pHReAO8+fSfdkiWSkvaXaGWUpAJc3A4nBatEHsYnwDuRTBgKatlm5bYsT7azq",
-	"7qCdboVxejCdzqnb99Pscm2uTo3z16deqQOJPMrSWC0vde+NdKBSsfRntqwr/mHPyuvTy6uzi8HPZ3+D",
-	"mxYmAEIMjKagiZvPTZWaGzTcVQ3Wb2rgdTCOsFDuIHBp3TlAdYyrV0SOnCvCbudxyiSg/Az3uJcXtVMn",
-	"z/m/ZSxd3qevBs9qir8hxa5WeLAyhWyRcyDlhZ9ILDH3hCghAjIUakpmmQRfThpPpsjurL8LFS9sRLLX",
-	"sLAye8XOY71id3eedlDSEE/fISexT1UMxMGxFAlVLMrLgJMhmwIpIYfa260+7/NTTp48gZeePEEHnVQi",
-	"ZRGxBB6w4cgebMmAIDwqsMIGCvMLGSuRLgNbq5/lkLDHLXJKnjwx84hfEJz1uZ8mYcBSHPt+gmRkdhMg",
-	"rNbdL1jMFryMumF9ZFyrOTUYjwi7YekSAUWecOxzwB+5rAdo3QoLPR1/+tOfyAWEQqF8LRSF0UIZOtrn",
-	"TfLkyWmmVQxl8tCePOmRUP9KpPFvpibG97AJTZgxP0422Ki3dCxdmlJeEAu7CztvKKKlhYS18Lsg/+ST",
-	"J0glBvkuUzpnoPGQ8AyZGFFc9WDvGgh/zC2lUwCrC9c50E2H5t285IvBmupXTOmXsM+JmQdXHCfX8YGK",
-	"0tSNNJC3e5d40X+srfKie3FK5hSi1bUwslCrFNCn8ASSTaBuHF4J+LJ7DyYRXjsiIT6IlNi2RgHaHaf6",
-	"x9CswPciipleAahyxRmOFQrG6Cm7oUkckfdXPzSf5Qi8KMOURdSgZEDevH/lwakDrbQwIrM0FRMK2Wxp",
-	"XrxUj/r4kCTshiUQnOdMqphP8pCt8eB7NN8tEuorL0TucMQv4HaaMWpcm5LOgEAvYfTGnhBoyVRH1YM9",
-	"j+xI0YJx6X9YXImcQtaT9evHSdLUtx2LTBlgw1+h/+kqv5QWbe+wffjYfO0qnrmZvfjhBTk4OHiuv/j+",
-	"6gWuxMzTPsw7F0ylsB49s0Hfvb28AqZ1fahJeB6x2VwA83LzZ7YMW+TK1ZAwW95u2muomi5SgIdbkeBY",
-	"ED38Raz0mkRxdAIConuobyQtBBlVOZgC5tfWuIB9p08VLAIAQT0lBRn1DRCj0OULU0mnR0zJf9BQiV5U",
-	"wW0CDZaw1H0eA/ZKrwtSQFkJctjtkjDO2x1cs+UgZXqrhC1yicKephZ8Lkn39ha6e3h7a6qdgUJ92O4E",
-	"+vOH7WcBOewc6P9zhA92n5sVeZF3DANKsDjmStKPSgSJwuHTS3R2RSe6F0wLHcDXhufj5muqRlNzAt+d",
-	"Xr34SR+Kl2evzq7O8lgVklLAoixFpnsGrUrG+An2exFLRg47XRLOU+bIgQbGGrRnOpNL3Ul0CwpBZpQv",
-	"SULTCZyaGDht01j3V0E9kcCWEPHUAL0CMIdH7QNt32hVajDM5NKKEb1Vl81TrJBgxDlsWQsff/KEjPR3",
-	"mCzV7+o5PkOtnflkQJ3//q//0+k+84QJwHd+PW3+O23+1m4+bw2aH8IALQBXgwm+/gNKDZPWTaMIKqO6",
-	"zkgC23NJtJWFN4IU8DTIOvwOlmjyamAD4F5/D0pbhTn5JFw+eoHw0umReMK1hLNrRyIBUkELjJZjv0Te",
-	"SgvMj6MQJniUCKlVGqZMskYSj5hJ+TIq1Ovzq0bQgPwMUP9kb39fzBlHqu6WSCf75qX9Waw8LDDoUqfv",
-	"zj0AWK/RbnVabVvmk87jRq9x0Gq3DsD4V1NQrffpPN6/6exPgaJ9//oZ/HbC1PoqAz9nQ5ZypoW+rXA/",
-	"ohzKNuQqm4enxuJEWPlz4TB3sV8MlISgVUiYLK+kuV70kM5jQ3en10BJPVbHRIyH/wQenGuNHCtNuLw0",
-	"eEpvgUiYVBQjDyEHXEJhXT/SgNm3C3M9GNY3bH4Bx7vQ8Fjoe1b6pD3SJrDNRWT6xZlaiPR6YIsXQRvu",
-	"LMpppryJi7H4BRrHSyKnQDY4ZP4tYNXKobbHJMbzQCm2/ULGhbxRpLeGLsEZ5ALVOGn0JiUt31sskaoO",
-	"5SxsVadHnkeNnt4eL3DVDbN/nksC26fbbpcC8D77wd9NtjS7pbN5gm8kYoRuVTilSFCn+9bo/fqhWEKi",
-	"jfYGZHw1elpdyB1vDdtr/xjoR7QNIq6r2/ecT9iaOYv5lmt4XxDXQDZZ/Yq3+bZ+B3bU1k+Xt1H5xdJk",
-	"dbqF2WokdN50O6L0ri85bjqtg6etLhpvqJdvcjIUNwS8uOoijyVZsCSxXilXAsXIkJYWVoftTt233Cbb",
-	"f8+psVtYpF86wh23/qVzrddzmuALBztu0bFIh3EUobPgobdRA9KUE6q0IgqyChyrqAHrI2vx7PBDY9OO",
-	"M5D0r7Trnm+56XQvEUr/eXfeZV52rlA+U+Xsaxhedapyzb3RQgdVNpsBTtbUNXH0CdhUI2goOtFbooGX",
-	"auODfstetDPKKRAvgma5j/+pvXPfsIVXS9ikRYZSpJamG+7IkEi6zBXHE6JiYNchcdQib+A20/MGSgiV",
-	"rDkWCRSUM9ptnnEFNSBGYsb6HEg/Y47+H/iKbJF3+nocLqFUr2SG80f/jOEmx+wtFV3qb6YpGyn9u4Q5",
-	"VTq1WhvYFTkmHAowwoeshwxzZ2MF6bFQzWskpPLMwKlYMFwjvrTto1ihKTsxkTegIMfuGj5xRlOto6Pq",
-	"VnW/JbFUpxNT/39OUzpjCgov/VpNnC2IxPJ9Jy5CIEOT3WbqCupNYv8EJp9HN2KkjD5ohg+xwrsmsdB2",
-	"fiQcRrsI9C8kqthfmnZzjTQPDslKQNJqed4R8kUAgQmzPxV7T+WopvOwrDW91615/cZG4JfbdAxSkL19",
-	"jIqlYrcKa8PzJWz5AGpPYtZ0zAmWEo0jP+gTl9bCpedWrgbsocKINiT5re+6TT+1BU0LPfFKmlX1pbiq",
-	"W4nMvHTcXR11dr7t9yGS39jiQQyjb/MkhvW3efIKwtz6ivlEFRPiyXUTYx/cP9NPAXZ5+wsIRIV5Z+Xy",
-	"ectNJUIxNotttJwtFJbvaWTM6S+uGG38ii2/V7oS9TSYcXoXofnFh7ugMa8MDV6iAwtNfXg6QAq5PDGr",
-	"Y/gGQnDnh+hhxggU2kXIHjfXj+tbwqcHMrmAJ7kIpinrcyMjiWR6wymWLFvkexEtCWAqSOeYvI6/r7og",
-	"8EXExa/cEBs2tOcng/jIB1e3XH96V6U0w9ySfAFOC2GNQqFg8KGzUcqw5CyFoIfWvqwyO0wpH00bvcaM",
-	"xhykMF8ORKb0Ej5pme+2OAMcm5+A/+P51U/vvx9cvf357I22D6fzgRVfd4VrpyDMPA57wLWIkfzOej1m",
-	"o7n74EjM9M/6oyZ+2qBcTVMxj0f7pqKjFJwz1TxsHueCESU4XDw2Nb7xN5ER/D2ZZ0linakgcfXEDYrO",
-	"l0msptkQeiDSyb5+ouEinzNU3RppNh5/91271TlstWGzWLcSBJVgT7glbdAf/yqHPz77ucxb2gPA7/7M",
-	"INHzUXChmCxztvUa/7kPf2jNosYdKJjACkdLu+GtczR6x8Vf8m0m9G5HUWiLLBSDxCrN2N0nS3FzZDfK",
-	"8TxnZYeOV8nvXLJQaeKLeq+YyKlu9uyKTuqaN4/twzN3QaPKSb7pXe8d9wp09EvdIYftw80vvRHqB5Fx",
-	"fKGzxR1yJcQrmiKk8LBztE23DKsJi16zKKZXpmLIYbe7+eWf2fICAgdf41LEA+HCxFUX4yYLcf+jJZa5",
-	"w9tTX2hreBMhio9FwMH1fwJ3aRLfsMIdaNPlW+RCLAwjvcN82kq2+RvaroO4rh5kn1sYRA7AeHl6dTq4",
-	"OLs6e3N1/vZNaBAPasrilDAekb3nbRJp2zCHMUGcHaNj1sdhkjkrLl584J4X7xiCM1W65OHqTL5EleGL",
-	"Kmv3OGhbbP13XgTpB+sY+uJnAOdz7RkIqn0gPheoDdEZpbBF/ppHdRz/DmzsGUYW9I421ws+VbibQ5Kw",
-	"sSIi85wrSBQf9jmV1zaGwWYnhMprbf8inIbR1AaU4kKmSuE4JGJS4z6v2cHVzgVkCNJ2q1b3AqeuRvoU",
-	"jcRsRosG46+5bqb1tNt5AmU6TFpUlQmJYy6Yjw5caw1z12ZZv6kvg+rBbNUSTNmxSGcPYcytzVv9jErA",
-	"va/+3/V9/aVlwY9ggawTBLtJdli38wg21hxk/GoeAcb0c7iIRTKkDNFugYV7aAvUiJcTkoApCVmTdG6x",
-	"KvOEjiCOKRLmICuS6QcNFEUJgEIHRKR9bmKBFrVrnFAYCBccqLcA8IBRedNPyyg1A0gIF7nEc4X04XmE",
-	"o1wzNsdbVkIQ0JOFI8rJEDHUZEhH1y6quGApkuj0CDVAIC0fn5j/hdBoHgY10Dok+4ZPX7Nli1wK/YU+",
-	"L8nVXs4Ev0KwbRoGaBXQ5hq/HVWOH35LMxxJTR5CG7iv/Z0yiz93FlXJ+CRqITwD1EYjU332rtJ4XrTX",
-	"foapQUJobagHhEaRtLXRfMPNN79fnGvzMc20UV0yxe1yagm0mxw0mdmfxYr7WuLblCWAoOPijynLP0El",
-	"/LJm2xc3whB69UBG2L70GPLvf1mtc4b67Kf6BkI1UFqLzsCzMJraI45b7YSscqvZRBZ9AUxA9LTIa0u4",
-	"ilCqPocrAhDehC7osmeuCRorLwvLo2NFxmty5f02l+w1CnvO3d/nnoh/piX8iUPbOnTXUPcJbrQc50+G",
-	"uv+STMUCA3/OOkVonhu6nae98PXp/x5cnl1enr99cxkGiHRTQgz06wMXsHsMs+yaBQ8xBuls7jEls5hn",
-	"SjdpmhtcnF6dhQE57D7Pk4O0bj5gtyMoMBE+DpBGlCYJrIypbykBwIhUdbZEQGTIgX3KOjc6YMnlgoD2",
-	"oZUGA5p1eFADArWaAyotMI+I8dTWEJjjZUhfjXvbkjJ+VQe3i9rYi+/Ogt6iwq1bfR16ALkf4lvcX1mc",
-	"RLu4NIsktXfmPvx0J6apsbv2BnS8mLv2tu4WdFkhtgulS/Cbf/L34J887D7fVQ81hCg5LglM/kalSILI",
-	"DmRIILzOpLE1HITYyRywEYoy0OZbG1HYcIcbwzvPxu1RZ9xmu5wwkx1XARmTpf5QB/zd3DOyVyeQS3ve",
-	"k4ZV3MmYNIg3oK1RDBk72JEcxpEPdiWB++4r6Dtv54zneWCeupMDP3ZTeCyPXa3vGUxVkLGJGF2jt82y",
-	"QhJtAhqglNUNbEKWgV7pJ2IF9yQ0gFmi1DfIWwSpzPT9Zg1TLpBpGhjOyvZztQ9ZP4sUYhs8cFeWQvWk",
-	"1MNyDgkXitT2oQDmaHeeH3RH7adN2h52mk9H3W7zeXRw0DxkR+Pj9tPOs+7zgzrQiWVH3BF2cn+/+K4X",
-	"W+QRza2/2Aq0dDtcb6X3vpl6/yzef6jrYnJokDdq1RDDP3+qA7DSpjqda31a5qTIj6QRU8ZpXxZKZdHT",
-	"IxSJ4YAULljlgjt/mfO/BYQid9wwZfTa1sDoc/tlV51WpfFsxiLwAUJvIB/WdAmr4wCTnE3jZ9pyQ2ZS",
-	"XwauEX99/mN8w+r5eYusuifWqixywvYI0peYbAVgYsWKJMKVALH1G4uWXbfOd4ddrpHCX9LCiLleqZLy",
-	"ZNEap5joVirS1spl8pXgWFCvxKGLFYKBHcex6rr2c5rb7a6Dux0FpCFy/jyuO7WLiHckuvcawS4i3u5c",
-	"t7Fdoq9em4jQRIoiZfE3GMc3GMdOlxhuSq1TgwBUYu0dVq9bOwV8O9S/KRzpVyfKHXJLE5OaiRtT32Ai",
-	"RBTsBsvo80pcRg0y3gagdhbbvwcccTUK2xmYFoeNNxko+V52eITIlHaNRv9sfMCaT0eHtPl82Ima3fHx",
-	"+GjcHh8NO50ajd4rFpULx43MK+uHkKPg0TVcRrVj0YpK+8LVodrF1WRL2v2uIdp+EZsNIG07kX98mLbM",
-	"D/JOvgH70P7HnGBsLSrtzGneNnrAQXWFPBjIvcZ7PCBeiRgr6wIT/NASTvqxjcArLQl53kzpNyWGJFKx",
-	"6HOjeHuYtiKEjWxGsFUj1txlrnoIWgOPu8WZ53RgsSTd9iESJeRCm9dD23Kn+64QtT8iUMSCxtZ7sdbg",
-	"xlz8zHcGkDNu889KC1ZCOLaqoFu1K/RPFwVo/cERRpt2zW7ai5lT8DLsKBv3gY5v91Cx/8k6x4aTrX5N",
-	"auIEnxCJtJXTT2ylS4wj662uVRykTilyCzuezcDoigdtApHnvApxpVGvxwn8og9i0n+aoYoUiAXD2/0O",
-	"bOEdkCXmvYrzZFkxTF1DbXCar5yg04TEY8IFZySl3FQZsyq9Tdj9FoTbyrr8/RuIeuFXDqMnfixF8O7q",
-	"1X4U0wkXyBZTed1pHXaY8SgBLbbAIYdOQkNqNcRUbxcJ1qJiUSBF05btkPmZ8rGyzG8TCgnWkVfTGJDS",
-	"aHwGOVJizBYG1S97wGCWqgLv0JCRKQW6NhXPAPKPaI/AAipFihTA2ENtoiC5m+FjAeqlUcqUyeUzeG90",
-	"AvUd7q3fCMEJ+kJEBiYeMcVGikWDWMqMyRAJZiZUsQVdAo+apQ9kUZHpxbCmQMoUMS8AJ5ELNBp+pl4e",
-	"i6wvXWjeNLDJREhlv2bwK0ZIpOSG8lhOoWiDyCZTwgWAZNysw7wWmwM6OJDseqqK7YKLGZQfy2mGT2IL",
-	"NlkvZ7gtvm2ptixnjEufxqbgFXBg+0WdTecUTdVAJmJh2rSTg7xnGc9kRpNkCWS4uAlHojhdC3rNirPs",
-	"AZJy0Ayi/rPEFSFZQOlutyp6y7UK6w4xcBn2SMpGjCtzReKX7L1XsfDwWIFUuNQCxKlHEPscaxOCIrHw",
-	"Kulw3p4/Q4VLvWqa8LU8k3IQiQVH+G2e+FkIvBYnBmj3CnsYGUv1QKrNK0MkpKBsJiTYz0RqZjOe0Qkb",
-	"zPX5DexP+uTqnzKub9MoA8GpfwF7NJrFylBdo2AYwC6B13ms7FoHJBSZGojxYMZmIoUaoewmHplX5ynT",
-	"G0n/AGRdXEQMj1RgfpDTTMHUeKxfRvn3fhUNYP/osQO4GjaTv/tFajBuscIoFvQWaA3f8mSpP55qM29m",
-	"ipsTxRIw+WaEgghM2dzcEdLMmR6z5TsNex5hU16S2timpmW3AI4lFXqiD+MM4kKmYTZJ7UFmfCzSkTsz",
-	"uA+0OAuBM3IAdNQi1cIRM34dk0d1D3I2RGy451yRwPIX3cQSWVUFKEZCGHLjhFEIGmV4oOapuF1ayTE1",
-	"wHnDZJUPQAzh+6udl9loigh9V2bebXieLGHupSN0WZIFbHw9xEL7EeMxTn3OE8MLq65vRtjtpuDNVFSr",
-	"v/aOfjATMTEq/1rz8CV+NZY7GIj+O5UmImoSAYZN4nFB1DrjQG8ZoJHHREHMu8Lr+Q9sW/4APMSZctFX",
-	"T1H6HdmcuLtr1cUrexd2j47JSHDOsBiaCfHWHwUoH2V+66g804K2ExCRRF4Eo1Cptc+RUJWNYoxrAAUv",
-	"OO0wmAEnLeYEJT3yAac3NusEInpa6Op7GdxqThhpBdew6sFBNVzu5CXjMU20npoy3NDA8ygd5flyzqw0",
-	"aBlpAEojsCnbovZxijRIJ3mFe+zRjKrRlEkzIon6pOXy0lexFrF1CgTK31EcgfKBjzoKKpQuIsXfGxUB",
-	"RLR9Qf9Q8TwMwjwPuAKQb/AwjSI9TublP+m5m2fDJB4FKFOh/IGYD+noOiDzNL6higUkifl1E4j6EFvM",
-	"FI2oohCZwk/pq81+R/9bAr/TgnTa3UOfj/VZG8lXDw9c2mVOWqE3U1F7mVLp3QruiiqP3iI49I2g3zET",
-	"DCGWKarX+VLYh73v6megXz9dXb3zvm8HR0fXWp+JecRuXVvmtwR+C6yRccKITxABpQZpkvjrjd0vrXa5",
-	"/4HxUPKlb80x41LAKrjSoc/AVjI9hbW0H7DaHWiHoIzZnUBUxjlL0BuvL/urV5e6Obi1DdKx7qrLHaFn",
-	"KGceADumD17RXYPiBGrv6dNloqa/QuE/lG6N5wetzrPDVrdz1OocNoIGpJQNtA4e3+jmOs+6Bwf21xL6",
-	"0j1od4IGZKfpkZjj6LGN9A4PDxpBYwq3b9UDUBhDTYWeiRdv37w5e3GlZ8goKi7VVswZd/VOwAOot3wj",
-	"ZRTG34hNXclUZIpZaWQlh57RDGJ23m+wVlij2+4eNzudZvfgqtPutdu99mGr023/O1LpRfEImEaQDhxi",
-	"nm6+kNevPEnt4gS189kp0r64OYEsv9Kftp8RW6CxYkr8g2BPuimQk0+I46VZMyHPW+320+KEmB12B+Q1",
-	"oLfOEOVj1eNiyRyI7D4bHQ27zaNxmzWfjkYHzedRhza74zY9pE+jp+NOZyegMxyVCzAB6hQvt88D9BpW",
-	"6F5Tqs23PMUn5iPmK7/eFfkHVsMumeHxdTrXI1lWUyB5ngJR29fWxm7W8jx6UZlH0tBQJ2LSIt/n5X6s",
-	"HtSERC18RqqU0ZnR2TDVy2E7CJIyBmQiAKiH7B9gygM9oz6LAZJ4UFNN0G0zJUSPhHHUczSG8L1HUt8k",
-	"/0Drm3Gl/6wkKFABCbU20Avzp21GNSAhxRhKDrTIKVAWMK4gOmrHki5J54hIhF1OGU3VkFFM/bpgMpvZ",
-	"dLdXVKrmmW69ef4yJHtUkmEqFpKlkkTiMdbJgsQm1NNMTZNFzCUU97U0oMZMQd+i+fVIgNm+iEfagj4F",
-	"vxNQ6QsiQW8QhuwZKMViabRm429KoZseOyXqeH0e4kumApxL43NFGOaoP0iF9TJWrlpc47ObbfgoAQpi",
-	"tFtjkEwgcSnFhcuL8rcDT6soYEQOuzVglbGqI3FsV5RLAj6qbAZ/XK1oV2uOQDc9VZ8xXt07XNm8e4Wd",
-	"UQ2ouV/XwtLCUW/ZxNjpb0BmXOjqGsIN3BLVk1mo9TQUImGUV/XrtdZXc0vG61ZARgmdzVEAAtd+u912",
-	"JKpibGoEmHcBF63lKEQGDgGw6w+j225XD8JWHqwYA7yzMrWfHtSbmyJxTkXEQpe/5hUvHbuwC69DTal/",
-	"YAHnOm2h3Wq3QX1yFbJQUbLYKxMwN43rgUypHMxEmi8zlF3EM9Lr7KIU6FWAKp6Q2shuFV4WTTz3q2py",
-	"ouhmjNTNbqnz9vlquAB0JKdILgk0amqKfmM48XxEeE/Q8qUuq4OBX1IT8UotPjwa4dLoIDkKgfr4AsN6",
-	"YpAFWvHwc9m77a5WdzGuNVyS8F3KxiztmeIeUZPKJR+FLXKFF6hX5qzP0wwx+rn6gwas8VQhsbTxUkNF",
-	"5RNjq5eCSB4CzeW/B4YvcyUrG6KfEFs6MYq6o7SHNG1T2caDrIF9Y5IKZF0melAoR2EMfEPAkueSmC6g",
-	"Mue6psU8TL7V+mLLTh5rVStXW6R7EniHuSmk4pdjpIrM9CWjl8gUl8BAlHVZ2AdxUgDs1s59xg7oYIuk",
-	"QZDN1fUWEUt6puZpzMeixUwdMBiPaJEjvR9kn+PFC77CZGljCq4fU5rH6bj+VpKYaKveEqZE0ZCNaCYZ",
-	"2VDw8wSnNnwl8A4Krf6IJUFiVSCmOahNbpGMR7Zi8gaNLSxu7ryUUbtrT0eLvIWtPIfjwPjIVPPAWjQr",
-	"tNVec40aXQkPVn0e4dF98gjNgD89I8fVBna3vPnNrx/hfrTUaLF0mUfzeKSylP0lh0vDg7rXWDsn1xUa",
-	"8V+/f3uxaP/840R8B26LKKaWgxVClvtzKEpgNTAq2fGhR2oGzxjSVeyO11O/f+CYhu55XsZI/GUXl4GZ",
-	"1M9JqQr1ljdqFK4A+K5dr9MqijizE8eNsQRNotvu7jgMxLZtHAeg07YfhHm8fgSxNKi6E+KJjVjmPF+G",
-	"gcvW+/SAXvb51Xv0Hc3rStiKrCv55e5sfgWc1y6ofr2+68gJHNSkjphgJfD4WVkH3giMgtiv7nmlGR9b",
-	"BJ/rSq+qKLS+E2CuduVxUFlcNVOOQVsO9BM102RvM/3SrS0mmNeoRVeHw+R81jks+rP8Qudeh4zPQ+9z",
-	"2ymyFxbHGj5u/TEZO0BoVK21UwdRrAzA6VBL2VFyDR90Cxjfz7rGB12DcRJFF7VWTbTWHPMJ2Qsrh3M/",
-	"Dg4loN3Pw7XR3Tlt2GG+KlexVGx+7QJ6MBNAh0VZakubGgDp5z2pcJHV6tAPUTofiDA3Vc8nheL54Fi2",
-	"xfNB7K4i+kyO4me6Uj85QAFG48zZAQ+AAjavDnLf0Oe24ZP4mpHQfDcsmvQW1uHDKagytr9cDVfIAIEZ",
-	"sJ9aKBBCIngAoYmgz82mgSJoQOkMbxlXvol1oLsSicygHT1SB+SD3xjQIAQD4BcGkW/K6FaYx32+ah/3",
-	"qmvjrtTm9eMCymBSHCIPgjKwe/WGdyMqkiSsMSRhzLWm5JeyyP4ZzJzfr+fUi3mRzSGvxjdl/psy/02Z",
-	"/6bMf1Pmvw5xXlFvg5Pmrnf5gBld7tV1oJCR4DcslbD1irDaHuBmoT+PpOutWb5MQmHsKMDwSlVep80J",
-	"kTKWinLVIr+IFCte9LlnDAApbc5CK0SLnM/geOu9kcRSGQ+/QfXHKYmoonXsIa9zifXPxx7y6QHsnIlg",
-	"s6cyf3QHf6V76V2N79XnunD5Wd+Ct54AuNA7vkgb8fXDtikDU+LzmHw/ApcbJSFqPAEJfRNKS4AwvxGQ",
-	"QQtN/54t2Wgy+eztgXWEfdFl8kill0fGoz7Xv3F5ZsBq7We86V4YO3PVB+HS2YEaCXjKLZ2H10OIW/5S",
-	"wAl6BY+tB8MkJmHum4+hy4lBHOO34wZpkXMlC8PEaKYzLTmhfT5OmZzmY8wTq5hTNg2uJLSgPrqUJ2SY",
-	"KRNEXVDpU916lY4CTCTDKiYQ/cYC6zi3kHGB2wb52pEvfG8l1e+xCe469J+Nq3ooU86Ytrsxrt2ri1yX",
-	"ouCcBQWEXSwNQ2El0M309UF5xz9JWHsc/99our8CQ8DOFpdPqbLeQIWdBrJ/C2U8T1k3L0L+e5wY2iK3",
-	"Sms0dKjDhe6M+q7ZRzZ36ZFW41AIYNkD82ouZj2BI4UJQ5YHcQJixeV6SC9t8QvYkkW0jbXFDWAGszy1",
-	"5LMUPXthzQo6O176NeD8Wenzapn3B6WhuDAy/97k39UaSE5VMFlvs4hMzTNPF4DXHkkSUTYztUzM34x7",
-	"wBk2gBQH6yZndygapIG3O4o5v5jeV6CBcLWsTiwfr9Z5RcowDe34KDg6ODZFqGLpagFa5DQXirniI4mY",
-	"IBSeupHZ7MecGiHCu98cwp6ncnhXqr4UczwSopwdsEykno3W5yIlC0hotN8wYLAZjRhZMhWYWplF5gd0",
-	"b7VQi8tSNsD0Gr/yFmCt9ZRYHJ1p3wGvE0z86vNffMinSjMW+iA2q+vAkPOEWKyHCF5wUIn0wnlFZHKG",
-	"CxnUoNNg7F5Si5xmSpJILDg48VObBp97TiUWRdkSs1+X1IZde6X3+DZYezeFblKlK6IAjo4COuvguA5L",
-	"DUk8xjdSC14/6DaCxozeInj9oHOk22t7ePbONnj2U4Pqsx2FIQT5ALQ6fVJA+oY4QL0PVY52pynbDieu",
-	"r7JX+iPVWPEOjKF+nPrvu48yxK3qVSTCDWtuvMju3IdA7JvXViD7H7YLWswTGq+m/sOE5cpC42Mf4Ov9",
-	"Rq9fC2DvN4J+I2E3LIHHzt/88BZ+NZMT+IWlubDpYf3GHdY40oqIPWng0gEbTHAyVWre29/vdJ+22q12",
-	"q9M77HQPDvtlXXclfFp174MI5eT91Q/NZ7/zMIeW0pWaWlnKbuvLzS2p30e4w7Ps9iruDnTUfxXHS31O",
-	"XyoU+/qZfFKJ+Wem8lsZ+8kKSh19Mg4g/KLoa6kn7kEaE4BQGxU66POa5+ExiWxMVG50hyBwe+9pFZH0",
-	"6So9oe+80XpKkVS1QnNyIHOHB7esntWRczH/5knI1WZMDvhGNPiHsPAulZg/tHmnkHq70qr7QaQljnRn",
-	"uzFtxCc0i1hT35GIEAohag0kUlppnKdiktIZMs8BO6ALG++FJmprA8RI3mxKGsayz7P5JKUmOYWSX9jw",
-	"UoyumSJ7Fz+8IMeHR0eBKy7ZOQj0xaYnM8XemvZsB0yKdA7osafDmTHaWEFjRPY5eIXRgxlLIqc0xcQk",
-	"miQ5e4otiGHicZL5OcBylDKjb8JfZ3QJ2dIACUGbBxvCRiSZaJMXAElQXto2MKcxJLQb2xhQTHYKp1Y2",
-	"x7+5+J+c0STRM4gfCUh4dXbxGnDp4a1+s9k9Oh6JRKTIdPPkyS9TAb3Dnjx5gmRbU22Y5yk7VCqWkmu2",
-	"hPo4Q0ZTsLUg/ynP7Mmvr1Cp5QD+Hq68QUQaYLDRJnDDI+Ff4K/fGaxW/kmLKHx/8crzZqPNh7vFphmF",
-	"b9N4EiMK3zq9Dc1MwV0ApDrGooc3yF744u3F5eD01au3v5y9HLy9OP/x/M2l3pWnSYJt0URCoriFKUK0",
-	"FbeoZQoiQNAHKDY3uYzrKS3dano1DMaEnI+NM9H5AgKzFlDoB/Afser53zMJ6zkTp2FfNDlPsG3HGAYw",
-	"e82EObDrgXPLLyg4VSyVH/kePSKcsBgcg1GcIjsUbviRim9itTRjswFdPb5hzGm6zAEg+nFwrwQlp5Db",
-	"vECot5QqFdfa6szD7gjz40tIozA5ZZZctM9HU5rSkWJpi1xBlST7RetyKJ6u1KTa49clIgyxe0UGeFjC",
-	"oVBTSE8zXE7a8lrO0fJKmT5mYFSNRCL7jd6zdtBv6B3cb/S6h3eWltI7jNiVR1ru8EgsApeSjcxXK9+Y",
-	"x3zSb9wBi6O2WZFvS9tWIwX9gkQ455wxkaxsOE+FEiORwEoauiU9ObH05niFKk/CTJdXDr5AfnGCMm+9",
-	"z8OEzltKLVs3ndCl8umvPHmCnQTpYb6MMGL/+/AXMXZuZ0B7jhIhjeDMycjwRHfa7WcBoSTUExQa+jBv",
-	"AEX+r1javLiakZqImYR+VC0wjZbr1xe5v/QIkuRkZbXt1q5YV2HX1fNHwK2mV9wybevLxRwWw5ebC5tY",
-	"rbbKbmNl+hvp37TtB+yl52E+cD67z/KZiSecJo8k4dlsyFJIvzW/tPq2uW5ggYwvTZp4oT2r5UMH0DDj",
-	"ZeoAtJVclZchv8j14OHo+0e2xE0Lqb3m+B+0iUTXKKLigCbHEjFYfKWCmIdnwQQrDsDSFRzL3GtohYJZ",
-	"h1kMeo7UYh+YDrGyRCzdvUw5W5zgmcsJUoHRMpsbOfkCJlAvknzyJLA+ZvTMAgWXSCMUOFo01C6hE1cm",
-	"lA1cP6aOtAmVwEO5S7nka46jhLXIS+HVrDSg5SHwly5FlkqWjFumK51enRv21Hs5sLnDoPaYftsmnvX8",
-	"3THUcsDRAYI+6cm2ln7heQ/pTM3+0t3WawO0FabRTre3MhEusOWmyZMlsCPkSrJFcRg5Db5vbOc40LKV",
-	"KeaMX5kDv8lf/Esc5RkIpTtBbwB3p8kW+TG+YUb8hVr2hAFxZGFwA1mJQPnShdbNZix4NDvdGqeslm5b",
-	"Opo793C//sSgkPxWoy3Qu9R0V0/Cw3W3bNB30BAt+8lRsT8p7yRYBie/vrAn82BHzwNqtlW+TPwLUoUb",
-	"qrhaZ2YsrYqsbYRccnz2WLHV7VHVtYVDTV+MJuAYir1bA0I+e+HqGC0GeWeXsOfCKc/kRm+wFSauVNjz",
-	"TqfTfEopbT4bHbBmO3o+fsaejo6HRxB2JLa1L+Yptr7hYsS97BD+nIiMNSkDJXnseObX4i18eG0dBH9K",
-	"5YCLgcol+BbACwuAR+0jt3V4ZD3rXntfA5Xv9cCD4JfGasIBqh6PsYoBDCCNr4JYf68ibQIz+ldC0OAk",
-	"XkyXDn/RPd5xSxnrt2pdzZ8GLndonUArinHEqSHIjVsL+4uJt1xwyWvjnvc8XWF5XCuQ+/f5nJQusWSh",
-	"JzxcsKGE1sJt8h6/iDeTjbI0VkvQlNDN8zPTP33Q2oRSyyu9tco/n/N/A8VA//pDRXFOMKfyY+GdxK8c",
-	"NoJUif2Phl/srtbVihQ7gYuXiDR33a+gFa5sdvAnBSe+DnPGH776WH2myCfsuxVF+zzyk5pN3fL3789f",
-	"3jytKVP6nB4Pm0+jbqf5jB4dNTuj7vCAHkZH7Hhs+YLmVE09/IbhxCvnZNbSBx2v0gf558WUyF3LTI9V",
-	"swPCvVK4repytNja/8x0ks9YMVVP61b1UmH+/wdUS7X7bKXSc30ivYBkAlMv2gQH3NamWM3UBa9cOoFe",
-	"fDLLpEIvEr1hFr5oHVW2yRlNr1kaEC5SrYwNE8qvt6y/D4oe+x3U34eR1JTf/zEV2RwibimjrUZ5G/4k",
-	"FmTBAG4IDqVZLrMuWMKoBD8ckzsX0N8lD71z3/Furp6/63GtNRNgs6CnMF1BAfzxC99/q2NfEGe4u60Q",
-	"2VC7Hn+3/xH+u6nQc77ZYokJSS40YMRei5yClmyQRjarFDE+N+CkvmZsjqm27BYZGQlnt1i0zVXcfyTJ",
-	"PBWzOWIEDOA4MEWwtFAEh2hCtdBlt6pFTg0g13g3DG56TSHm+0nG8WuqRtOqq31jAeffLXxmi/38LoXJ",
-	"jfXAfgC3wdctF123sdeVitbPPJIO1W/u5eoa0Kb9T0WFfaWr4N4XwN0fvWB0/b7Z0WLTL1qwJ0iElT33",
-	"AhIhpakmxZLIq8g0iW+YteU4W9i9eEIogdKfGBg2DVgUx8xFQ52QzeWqsmvf5xawVBS0Bky5oHkp6KXD",
-	"NpWZb2u1ymwe0YeRnQ9GVVSnTZI3dIbzMs8A3ANf1IbMjkftPYz583Czfk1lMS+Y/2ni4o93r31ZhfKL",
-	"q4cgV+6rHu4bWVXv3zkD6itr9jrBZEsblXw+JESZEg2osry6JvJnm9Aya0YjtsY/9FfbqW9uoq/kJrLb",
-	"4hvVyIpniTrd8ybfpg+ogujjOmU0UdPfag9lt90u53rMUzFi0sTWpbsgAwBaAaovViRic4Bz1SjKP8Fn",
-	"P11TFteFO90VeRHXWOENI/ONdqvTau9ygZv+1VyFdgZiSWgS37BWOXD1obiWN4xjKUS7eDjrRmKKOeN0",
-	"Hrfs+GotEe83rgj06btzUgY+3tAk1qIxXxsEMVV5yidMvZ0zfvru/F8v3755ANPFktG4NTHDa/QaB612",
-	"66C8CjTCW5Qm71LdNRXrhgq1jsTw72xUKUhOOTG9J9A4icQomzGu1q/IlZ45+6je1mbsa5dnSWfJ2uWZ",
-	"Uh41bYozVhcAstLCAodBiTbUzO26lfnb6etXu62M7eu6lbEL0yN2XXZK3HyoqTeDq5x6AAysl01xoRg6",
-	"cOpHwhFdaC0V4YARVXRIJXMktQDUdFVS5TSD5LY8kTwn+RBcpSJJWAoYpzTjwEdrUcopg2k/IWH+YOhK",
-	"jDOsNaMwxWXKoCB+1VJfMBrF/EEKpiIEpmzqYM+07gNfmjSChp0TKy9NQVMAAfJxPMkQKeGEKja8gxTN",
-	"B1WxgfQfly3vrtylJqxY8PoRGl7C4ggzDhUfDbXLpqHmUKKHGu4b2+L68+Hvg9UzsR4eoRvCysQVKNOr",
-	"/JRoWZOlSaPX2Acl0nynMkwVETtBVNksr5GIoEQi+BJaXiFA+EVFLPqCZVJPPJCBpplfUNzPlAKQxqoX",
-	"2PuCUXpWv+DnuUqX8AONBZhhBelljph8DCJCn3WvcQsAWW3+knEYsgN1+XASjwkSkmbQtzKfs0LXXZh/",
-	"tXWrIASwQWIssWSA+DV3fgDpAJQLvpyJzEvewL3iYO9mwFoVgDpYXofMrrr7cPf/BwAA//8=",
+	"7P37dts4li+OvwqOuteqJEPJknyJI69avVyJU+Wp3Dp2uqanlBEhEZLYpgA1AVpWVXnWvMN5h/MKv/9/",
+	"jzJP8l3YGwBBitTFcVKXdq+Z7tgmQVw29n1/9s+NkZjNBWdcyUbv5wa7obN5wuDfpxPGlf7HNU0ypv9B",
+	"k0QsBiJTjd6PH4MGVYqOpiwayKs4SQZxJPH3w5Ty0bTRa8xozBtBY5Qyqlg0oKrRa3Tb3aNmp9Ps7l92",
+	"2r22/r9Wu93+z0bQiBhfmtEbT1pmKi3OVONj0GD8enBNU5jZt+eX3334ZnD59vuzN41e44n5T+M2aExp",
+	"ypmUgzhq9BpizvhIRKwRNODndufZfnfUfto8Hu+z5tPRAW0+G3aiZnd8ND4ct8eHw04Hnk3YQMUzJjI1",
+	"mMlG7/jooK3/EzRmo/lAsvSa6Yn82IjESH49VWoue3t7s9HcTXokZvpnPfGZiFjS6DUoV9NUzOPR3iih",
+	"WcSaUnDOVPOgedQIGpzOWKPXSNl1zBYsbQSN+Xg+yNKk0eNZkgSNeSpmc72BfxcZwcfIPEsSkrJ/Zkwq",
+	"2WoEjZTNBb7UsLOaxGqaDWFCIp3s6SfgwX9mccpmeO6NNBuPv/663eoctNp9fWSS8mgobgbjGIjhR00n",
+	"XDGuBmo51xNV7EbtzWh6FYkFz+fPhWLSe39OlSaE/96DP7Rmkf7blHYPjxq9xuHxs87wcHjY7UaH0bh9",
+	"fBS1x+P2sNNpj4fRs6jbGQ4PxqOnnaN9Ot4/iNrH3eMj2mXHB0fjoyFr7+ux4p9Yo3d0+zFoyGw+F6mS",
+	"A5XFjd6YJpIFjWwebUV6+kBjwRu9zu1tgJR/djOnPGKRJjiZzWY0XTZ6jR9iNSUM/vS1JcmguFvBb/7C",
+	"TKbzgXn64c58/jujF/Lt3+Tw2+Pv9eH+q12kd3TCCmIkoorC/vyO5cmUygEdqfiaDSSTuGSVZuzh1vwL",
+	"SBo88MFIZPpy79/flfkYNJJ4FqtG77AdNDi7UYNRlkqR2rMR47FkqtFrBw0lFE3MPXsR0wkXMpZFdc0q",
+	"cA9628Nt+sOLG5CsUaxiwXHlMyYliB48CKmoyvSmaTbdCBpmQyZUsQVdDkaCj+NJlrKocRts+7LdrjTj",
+	"POaTO7xJuVxootz+TXtTUkajZUPvYMQUG+ndiqXM3LFH+uGc7gfmwN1HGpdTRl4/f0fw70TfCTISWRIR",
+	"LhQZMpJJFvXISJP7SG8rSdlY/w4pdiRmM6YVZJCD+gwaz6dsdEViJQmNopRJSSiPyGJKFYkV4YxFMiBq",
+	"yvRIUtFU6R+IYad6VMmuWRorrWgvaIpbqnnINdL7j1Z3ALLWZ0/NlzlbNILGmMZJljK9NVL/2uyj2Wq9",
+	"n3BXzWF5O2z2Uk/gn43es6ChuUgl5XUt5aks5cCt8CP2WM1azMh68hPGWVpLzIceMZuTBY5tyMLoFCxN",
+	"cxmQUMX4aAkcrgsMRomR0KIAV8Tcgrz70Wi3Oq22XmIiJsADLZO155/EUjG9MURworlQb2+v033aarfa",
+	"rU7voNPdPwC2WOCkHtE2Vgkl5y+auPwN1yelb5oeMJZSHweIIHNW5oT92zyaUj7ZgiOULlGJFOz3LwtX",
+	"6p2ILrRAzOycNNOkMbdrZDexGuCNageNeIbrTei8h7u68lWz6phLRZOkaVYVNfL5NJ4LLXAUbJI9NcXS",
+	"Wcw1rQA/8D6Lw3pfbtrj2zAFS1NVO+FfBlj1JnnfsfJe0dgJOO9yGoWo43OZC33PWUTclpLVKdmHGmsu",
+	"XsddPDyzNyKd0QTZw8o+aaVhf9xhx9H+qHkUtVnzgB7uN59F7WHzKT0e74/boy4qDRwZpf6f5tPN2+S0",
+	"P6dgDXZRUfCNXGptr2RV8zYrDKxKCnORTA46K7rTs06n03xKKW0ej/ZZsx09Gx+zp6Oj4SFdrzslVKqB",
+	"ZIzXzfGg1TmEOc6nVPrcB34eFMkF/lY3kuOuKZNzwWGwc0ViSShZsKFhVa3GWqZu/uLpYCU+r38h5nOz",
+	"6eaRKi1ExSrRg7+Mb0BSDbM4QSJVCRvMUZtr9Bo/aAkXCSaJmsaSaF1NxkqkSxKJv+jn1XKgxBVzx6Z/",
+	"4c0PZIm9PLdaoT+7Nqp77nm6EDNGFiKNJBFjmE7K5snSdzdZ4ehZCXOaGgqda5LQ6p/dUyfvDvbX3Lv9",
+	"FYHnkRQ9GjafRt1O85geHjY7o+5wnx5Eh+xonF9UwwpaEUsUbbjF5fyvsEqtlDAe6SVSoj9Ztb6YjwWK",
+	"CKlX2Wq39w+CRpSloA6gYOxoC6ogN7dT6OGcQAaPtJEEahbsJP64SGNlxACfa5PnuNMNGiJT8MPRwe3O",
+	"G3XrjuF4zTG4O3bXY9DvaWvCbLo7h3c0LRHaKVlMRcKIJp0CqQVkMY1HU/iBjpgETQ+OVVad0tyMXE19",
+	"KzfaM1A0ZRYI123R0/VbdD+UChPXG/TaSjHPqP5j0R7uM0rvu5zTR71NF7lEzKnoXEliWDEBXb/oGP9N",
+	"Sk5Pe/gCYtNN0IpNWFDMJwOrBW+SoPZnKyur7R3Y/c2y0X793sVjLvK2lYFtj6rWeI8ftK8H7eveta+7",
+	"umANub6HNZY4IZlSSdCkByPnN84GH0j4d25AOGq8wGmu0OOCSmKW8ECOv0ly5IKzDbQYae2wSIqlKXT8",
+	"Df9NEuglerySao5JlP3zg+q4XnW8Twrd6DW/B/6Ibu27KpANtvz3n87/IeLXL84OX//07/94/WIUj//a",
+	"GnUTPpy9bEf/8e9Jw6PBxh6dx3vXnb0Z5RScyJoi5J45QLm3zZHtKbVsVOmpV3GSFDTUPO3j21RkczJc",
+	"Epoy2toppCpHaTw30Y3vxIIsGAH7T2/UbIUZ0vaw03w66nabz6L9/eYBOxwftZ92jrvP9nMn/HuWMCoZ",
+	"scG+u+V0wHpPTQj57vHm7eb+EJX+taLSfd7n/azd3h/9n2aTwMn1tjky0mzCa6zPV6j/Icy9fZh7v/IG",
+	"dm/dFXzBPvUKPlyuh5SP33eGob0L9U6iP7AsvrOnQu/YBb0u24WnhLMFcnqitL7/DxFzFoFmlsTDVD8V",
+	"PEj7B2n/IO2/mLQPGtKaF39kq8Jypb/h7+RuvJy8oTNYwaqU/X3sTKdmZ7q3wYMEK0qwrqaVy5RyXFE1",
+	"oZRitKVY7Nbh0WYmgZsaLmy8KQJcFuZPW+QJ7hjTbecR3fZ9BHS9eO5GJ14xshvUBbvvuJtUylgqylVj",
+	"W8Fm9tp/cYsEid9hEP3OFyFLeYVzPy4G23dJhVi5OoXMhpq0BuOg+7Uo3SvJ2MUB65yW/8xYZlJi9IbW",
+	"ZCYZp/SQMV4Zy/uEXf5XTyL5xPPzs5q0Gs9oxFDZP7ukE5AMBQFotAyb2ySG/2AjFZCxSEl4Pm6+pmo0",
+	"DfUsbY1kr9FvdPoN/c3RlM0gu8kmfKsU8kJvg8Z5xGZzAbnZ79k8oUukoOK3Q5VmLCTxGHlwLDEFXomU",
+	"RYasiBKEcsJomsQsteoMWcRqig9rbSf0vtb8ni1L8zUlA/l0Gc9m2uqAP3wMKqb/nql0eTpWLF2d9QUb",
+	"CR5JPTPNXciQjUXKTGYYTm9Gl2QIiWKgkwRkMWUpI1dcLHhhbocVuxhzxSYsdVfwlRiZzP7yTN5RNbUH",
+	"p+k0IJIxEk6Y0u+VduF+3P5ZWnh07cWupw+8JXTGlKFNqI08ryCR88guEOYbEEo+fDh/cf20uLhtDVI9",
+	"JFg+TnNzETRnekU2IpPPf0ZvXjE+0RZT9/CoimCeGwm1QuKe/ArtUuZ0wgzZtMgpwb+imwEugi1CibH6",
+	"ZEavmL4cB+12cdVs+e/t83+Imzc/vV6+/ulD9/WL04X+//Ff7Vr/mTFwVJjFGjlas7SD9rPKtXm363u2",
+	"XF3ja3rFNFdDcsdFgkoFlyEoXVa9/VAKMxTRMiAp0zQFfx7HqVREcPaVTRAhMZeKUaCBSMR8QmJF6ITG",
+	"vNXnf4tlPEwYOb14fn4ekCs2V6R7QKYtsJPzXYJAWvPgaU4ByBTzbSmxj0bt0R8GjVnM7c8dTcVKMa12",
+	"NP7rx//T/O+P//bnRuUOjoGPVpCHZsqhPXrLfsksk4pIFScJmdJrFhCREgpFKYaEZvCr8El4QoSasnQR",
+	"o/ExhT2SxBSIwD7D5THbKclBp1veIMvPq/fGyIC6Tem0uwflXVndgFeo0K1QjpCKpGIhMcVZ34sWeZ7Q",
+	"2ZxFmr92/vd//m+3RPWH7WraRp3Rn2XExjRLjB5ZwVxNRmslTWsrWjrGCiQcc8jxNQyzlxN8kb6v2NKR",
+	"N3gNpTleYNAmcqxPD+rFAo/E+9xmJxLK4VhbpIrIqSLa2vzNUvtbo5+X9/S9PmglyJxKSYRWftxZU0Xa",
+	"LXI+4SD6YUNDwzQLh19z9sYiqDz86rM3KRfrRY456o1CZ0Nuw6rQ8TS8TxM74CjasAj9yMYlrPdyVC3B",
+	"OLQ/cQGXaMCt8EXwEoaazq+ZJCHYeSHRqn+LPBcZh1ui1SxtNRBtCJOYk3kq5iKFqjslUCMTC1lYsnE/",
+	"VlERGpOVRGRSNHD6QyESRjnqMTZVBNSYb2j0zuo1BTflzw06nycxKnJ7/5CozfkAQ3P/PS97IkLKvaZJ",
+	"HA2MSHVlZ2hmjGOWRHY5e5YP5lVnIE2GWggQdwU+OnOqYZVWrYHjd8yZMmlSi47H7VFn3Ga44nx7/pyy",
+	"caPX+NNejpu0h3+Ve2cwOrxQPNpT4paqP6kVnIXTfMScodlHFCgVj8LS0sPHJyQ0iw8JBy7Nrlm6JNex",
+	"SODVljbCvqHRe7NZu50DbKYsB4Pgt56Gls8TXEh6EVpQ+ybwTke3B+ZsUjg2szkUzQacwt0PLmjY1RaC",
+	"XOgspjDIJL5mnKhFPFq3EBhm3SrKi8BhZ2gjUU4EH7HCOiDbSUtLs2LBGYFvkX+/ePuG4EQ+J0leeqbb",
+	"JpJskdDfiZA8qpp+PnHNlnAxHy5fNo8fB32+QtPk0QaS1loCsd+BqnECl93pdyjjH2tlQKubXItpmuxI",
+	"+rH32urpm7/5J++dof07wV98XgYCTDkX0mAsaU6BUwgft8i5kiQRE3BS6YdGNJOMZDxiacFQjyPgFt+z",
+	"5XsGRdq77VjqXlrZr1zJGlyx5cA8WbN7QGglvQzykvVLqA4ZjRAo4LNfhhWHyprJ6J2vXGz4GPb2jVAv",
+	"RcZ33VoXUc/Z1RtBZDaaoieggkNxoQZj+FTNNsOL5KttnAVfwVW2o9UzVVlV7mUnav94h6maV8k2Oua2",
+	"U7XB04qJwp/uMk1IkPhqGzVy2x1VK258O0uwxIARxvJT9hbG2caHtdWMP/3G2fUZ4/9R6FZgrtC7lDkA",
+	"iJcIFrHbZTLugCpGNffGHhgkilou5RwUmq+aQXtgFZ9d0okVgHQm+ISoqZBMM2nPg/B5udbq3IiM+Qhd",
+	"s8bTEnPPrQ1cLdXG96OwYh+0IHljfCqLfFA4kkshXtF0wnY8iMS+s3IMdJkIGg2UEAN8qOYQrKYBD6Wo",
+	"UXXaB8eHT4/IcInR58+7zVUzqFHeV1ZlCPoDp5maijT+aWdSzkqvljey8PeaPSw985m3i9EU4hhXjOtt",
+	"MxAvRKRkkeqL8ij056N3qBC2+eGHH5qnmZoyrvS+sFVj+TRZ0KUk4TfwpZLbH3+53huPJ3JN44QOk11J",
+	"epjJZdVBGKQl+PMahmLUt1gS/SSqF6hcAMFoaovXEnXQGNE5HQFQ0uosNOXNKF/a+hRZqxtIop+zckUS",
+	"KgvO+BldkjTjhCowYMDcI5Tk1clr5pcIBPWp2KRppqDK2SRrbbFN9hViXqn/bkQVHUJJzOqH7d8GmXfw",
+	"a75vn8/tXXQpr52AgRMrQXfYDeaMRYQSsBmJfXRVnFtMMi0UPVyymrlyURwQnOH+W/Wz9RCnynOwyZB6",
+	"DltsV041I8r1XmnCcTGsr2QB9adWXcvRn1aoxuTwwXTgGLAYqW5HPDAq4xYzVP5VDkswopwMGZnRiH1m",
+	"ZUeRuZDo1eZiERCl7dgJjTlJqGJpj4RVxBkGJKwmhZA8qjp1yRTJ5mBvVx4fWO7bntTjgIQeQ9PvCoEM",
+	"w2dThKo+1+xBP7/CekLyqIrLaM5S5Cb4o+AwTOVh45pXzrXP1x4sDOdznBCjB560gcB300W+q47YPL3n",
+	"xciNCDGJnix6zaKYXoKY2UmWKPPKqlB3Qw9memxMdq2h+Of4waaeAHHOz/Knv5SapKkqLH89BKlftSjQ",
+	"kNwMMDg+hIdWBf8PUwaSUkF2AdQxixlDhVUJQvV7WhuYp1o1U7GxrDcNR12UCmNfVBLzjpetkjvB/QDA",
+	"j270PK0C1fKGRUCu0F9syoe90+jGJU5S6EspOBgT2tYwSZOyYml59v2qkpSIBYtIxKSKOXwBBogVm8kK",
+	"rchNn6YpBTjEqlz+ldwQ/SdpvXWYag7OO5FGmOyz/fds9n/5G9/A7/UBjwBiUmSqtRqHKybEVhw1JzHW",
+	"vpvn9Bhjkc4gZTWiijUhvbBi4Ly8oDzsC8bjT9pjvziBRmiN0eRd4ZAr5uPP4Yxfx6ngM8bVCWF0NLV+",
+	"WElCW+AQkownTEoDXl8g7Jxc/RKI9YzgO3zyPMLXVtGw666apmo9MYs3E0JYHwqHwxZ5y5OlJp4kNhnc",
+	"5buHGaflwfNAnzvPLIPgwMrWrVRorETo4ySJpcl4yriKEy2mjHMqlkQPUPhSzNXRQWM15loq+Vj5jsNe",
+	"3ZFiTB5gebxXsWKvXr02agG+XnlLMPa38jodsgSS4OZMzHGJPEuMfVSIBuZDuUKTlTyteKSydMtBTHnK",
+	"CmdZSsVmhqVsNVJecrISiM+TnTUXSQRnW47o16aUR53Hc+I/sdWQpXKW8pgv9a/hHDC/Ah4uEMi6a3mB",
+	"z+tBqkinBF2+mudnxA/T+qGYM86igEQMsiv1zdV8fpRkmn2sXtUtLkSxLqaORThV0eiIFgbCz40y8bYa",
+	"HuEXI6wTBAmVKndybSsNXAnDSgpNNhvqjcMwzShLU8aVFd4BGadiRjrlrdrvNirzNXwVI3ZYuvb6u2tT",
+	"YNqlHS7Rr3dBnKzN73CRXXmCqVIPCDzNw5OPZfJe5bf59hXkdeHMajWp5/BCvag0qQ5lZYuzBZo3hmpD",
+	"2MOQmJQ9vcsnJgCJjhgMfiMIicmI2En1euGpA/49Rp+KFtE9PbKY0ZgHJHzSwn+GAaGcnL9z+NmQBPf8",
+	"/MX7ExKjb57N5moZEKGXoaZMMoyNwoL63BiDgQVtNDxPW3VCKoidfnd5+Y74soec4seYydqiKeTVkXk2",
+	"TOIRkYouNcOU+s5fmGRbwyjOJvrFsM81u1qYmDrTP41YhIaW41rr86xW7tiM3pzjq912u5ar3kVzDAgl",
+	"CZvQhExiRVI29lICnKsH4ckxK6sZtsgLJAISwjHBaRgWwoFXatPbRKb7PGUzoRiQDxfmlQD0+O/OTl9A",
+	"0je9Yhw3qLwvG+XHOl10DdWBqa8pL8CkPc2CTsgi5piYRkJHzmHg1wbpVfnk8iVP9X51Y82X8ZK7LDdN",
+	"t4ngk2YSX7OISDZKmZIt8j1bSjKjajQl4X/9eNr8T9r8afDR/KPdfDb4+OTP4QlyeTGb05HC/AfgGKrP",
+	"Z/q2dY6C/eMDDFG0yHsGOxiRKz22vmQGJb1H3p+9ezv48P4V+eb96Zvn35FX55dnr169Hpy+Ox98f/b3",
+	"ws/fnF6cuV+8OHt5+uHV5eD12xdnr/r89NuzN5eDd+/fvn53Sd69fX9Jvj2/xFJngn97f/bXD+fvz16f",
+	"vbm80LeZJpiJmELW8ozKKxZpmW7w5x2F+lt+WH9wdYaESyrzy6rLUjkeTa3vSZu/0k+BhyR/Z3KELfIy",
+	"vmGR05Ks6yqJx6DW2WoH72umVAaebMroKv+VfUBE7KYR6JV93OIW7mZGaEYiMkXASIrVss6ugNsmMzmH",
+	"TNkWOS36JWLpRgjwUQGUBCRG1DQV2WTa57nGlDOu46PgoN0O2u12nz/qHpDpYzzcFaVtRm/imd6+o/bB",
+	"sS1dj7n9XXvNvb2D5eOO0Jx8j4Q/anb89UdbM/6///P/QvJIqpTRmf4mCLDHgXtOSvZvxWcvLs4eE5H2",
+	"uXtERbHojcRspveMphMZtkj455/fnL4+uwUtYBwn+iaAgqYAgjrnGjGXccR8fnpCwj99By7Br8HQDgkd",
+	"K/AifXj/qs9pFGm9AZ2G9fwSaw+8BONHP9LmTx9/NBym+fHndrDfuf368V8ePZKS9fv/9vgvsNC/9Pb2",
+	"fvyvfl/+6eO/PfpT68njv/yCK4Rffmw9efznxgbeu5n17mJkksv8AMmEKQk1C5KElXwKonXlNNkNcmNL",
+	"k5W8YSxvX8Ljf2as6mOfbNaWC3Q4CS0JhpoGyh9tHxzflx1MTNkEKihlidYiryFBGHotkLAM6YA/xxFi",
+	"NjjwhpDMaHrFUnlCqPknVifkYCB97lQjdhNj0uA80R9R7EataDImPP9JJvu3oJ2tmO1koe03WgKX7ulD",
+	"oEMpkkyx0mmYBC5QgQPHijMJxTZjoe0yOtFXvc9FCpuXikRbhSkdKV8K7nie630Hl+xGmRqQshdB3Sgs",
+	"kqDAlWKuBKHkOk5VRpMCb6rcixL1HR0e7h/dl19ikcZKMY5zMqRnXBTABYZUsqMDYgIgkigxQZseTXlF",
+	"UDNqBwfHh8HTo7a/zXfwcRh7cGfuttmfrbccrN7cl31CogxjGkySkUgSOpesRU75smQ8uBty0D4AMe2X",
+	"KeWu52ol+mgt6+5sVptLrgNk5LUW9atYVrCct9yU7GkCnVjXVtH8tTj/q3EgKGra9jQxQlLhq0qqC6ig",
+	"rgo33GZotip9TYUy+vIoWLxo+bh+FGYdQL0FERjMSKjczu8oasp/sCxom8mq6qKQ0ySBeg6ofYOpoUkK",
+	"j3+NFSOVrrdNGlqJSOAsA1cOYgsqXJGRv5e1pPQBHDg7OmcuoQqSJVhdjK64FtHrNr8VYxJ6vp+QDDNF",
+	"wty+COGGhe5GhyfOvWMC3EOGVTTAxh9cOA8unAcXzoML58GFs8mF8+DhePBwPHg4HjwcDx6OBw/Hv4SH",
+	"49KLJMAjgW11F2FLPGADcVrr5DBgFYU8iaDO89Hn5f3f1flh7K0dGd9thah/nmRSsRT6N1c7A0yGpTVk",
+	"EyGuUO0weX8jHGHVSzDLe+iVAz5oa0BFCDpZOCOS6T0dbZecU80zAQ3UpmDoFVUmQVn0sBUYBnGFGWmm",
+	"IKpViffh284mLcMMmFeCf6zf6O8YTdR0bXar3VFIZk4zbm8Aq/DEwCplzRYXjmtrr0yBIqqcM14T6rV6",
+	"IdqjSYJHoe+KuNoyWQjqwud0VHPG8CdXEu3vzmZGsObwAzx6l5moBQLU9rZ2SgUqgcydvjs3CqFxMaH1",
+	"afGuUFnfYu4l2nNEl++Vn1/jnVJgqaSSLG0ZYPXll4rNrU9sQZfI0w2Z2/IKoxztxACWegtsvjgA492N",
+	"D9QepxnTQqvo48w4YEtUn6ZNxl/DUOxObeYLJl9/K77wIqYTLiSLLvISmIq7DC4hbVjNEFlPlmB78hqI",
+	"E5/K0IvBEVQrVsUu/1MaVW1yicN4zdhXXKnubzZbfS6iFjmbzdXSTADOGH69o5jLCbOCB/ld2ismZf7m",
+	"TcphSoA7X/9rabTMmN/fhPG7lRPeMj19RiNWm424hXMJuz9V3mRzrfSmzFMBvj+ymMYJ09/OlauNH7Fd",
+	"31cSseeaIRy23X1BOfKVhEonqQi+SOhQa6juXEQS6T8CHN49nQS20K5KuM/bxa/667GnMWUzwVcgLFeS",
+	"Njc7Capy1c+19RidOEQJze60hQeJ+9pWNtnOq+pO5Zxf09E05qy04QbhRmEmjV5MBT/YMgOayup8fmDf",
+	"DtLtbmy7YkGhhYTTnNs4h/Q/9bmxCLm4qSjeQjvDpFj4krsablE+MZSyUbnNCnKMr8Bw3A1Yw83jKpEE",
+	"BgZ4ZAxOS866jdyG44kVur/oUIKHZlzHt0vxDFtutFXEbR1X/04syJimnqBfwNdHYsbykGgvr1D0qhO9",
+	"Ej7v/OyvjGNS/8pGcUz1x9bK6TqpEDHFRvoYYykzJjcaHguRVnAe7oEgAC7F1pM715+t5DtbssycIAos",
+	"s8gkewT1ioBAyz8ZgPtUfmV4ONAO45EMEJ1IBiTCQiUGPL/V52fIiMXYw6nqHJHv42/A4ZqwsYI6q+1N",
+	"01qOO2GcpVtJPvRej0W6fTK+V8O8Rb3Su1QM4XQSMak9i267jZUBSaxN+aKJ8RXALAXIrkeZMp7RbtBu",
+	"t02gYLdqnnV+ZN8l4fmUA8084HZKX/kGZ1KqsGfPbMWPBrW/noDZ6lBfj+YX8NELZZwNKwtAXlyF1awp",
+	"EQRRmXMhc1tMl9vPA7/yDnrzVyR05HrzulFW9OwintFatcI8VhYwBeLOR8unVBIieSF8qdzi2tRoAGWu",
+	"8rF8o6tEDoZxX7BRLGvNOL922noGFpQDWjceh/llxEZxxCKnpFXIGYw3VyQsmKi3+4D5KIDb5kYJBzcn",
+	"3U7XhEs1SNmIxddVRbzfQGzIRTYgTC6Fvh9bOhrwA7KyUhcHt0buzkMzrtJljQwyfCXNEoaBShZttR9T",
+	"UZWy8x2ggtptLzDS1UAJU1NRhU7//O2bN2fPL0OwFCEpAZ50U8Xy8coxxRCDo/VeLc3jgQ+ARxQaKRih",
+	"FI/JXCTxKGaSLJhJXoD8CDtqdZmXmDO+wYuW03wsDb401I5XD6jZZwUjE2nd1m4s5FqrQIMiRcmYLbQa",
+	"EsnKjdX0UVHQqKkGEx7wtp5gXgm2FmCYEDGlmum6VBQD20/5kkRxVO0BiWdsvYhGjrFTsVwUj1SVKoz1",
+	"6VoRRDpAsrOe1x4xDwSQ8oPJD1Ik1yyCbCihcuayhTcGp2co31wic+CB42f5dM2+2xvsmQyO0AuMY4VN",
+	"GeqsZ9bvWTW1AW+gFXgluPOaF0ESSAVXRtleo0bgH3Pg9cgIC8xkEOMtydm9ViFkPAU1cCGP7uHR1lK+",
+	"JMYqy+UhNWlWyaxDm7iEGKUpM+4DNLTBdZmpxwEJaXQdS5EuQ/KIEiWE6XhosJe11DNgBjcO0GIKcLjC",
+	"tEOUSgLOiiWGkDwC8WmTurySFKm0ROUwkBIJItQnTAEo+GOgeDEeG1ySVSPZ64xSdaw2LLq59L3sOvYB",
+	"uS3lFPfXP+xKOkb0kappgTNgSucsD+CCIVIRvKj0alwoyITgnusV3tcMU3J6xciIShZYjAxArYc3+jgr",
+	"ooeV/YZVgpWYOxU4EqNsBsWgl0AjpnUJmEFi3OdWedZ8UrONmpNxQCzluZ8VkWxP7AeAP29/FfQyXqDD",
+	"ouoeVO99wclXLOavjN5aMJgVPQ4QPcL/aBpI6eb5NqEwi4RrHCreB/LtqiWkF2v8lh7SdZl+DBJz+S3I",
+	"5XonACEX48s5mLC+cogcjukCmspMnkBAQsxqWf1TjSa1TXgT4/OxF5vXk4HMms2bigtcHz9A07ty68Cu",
+	"MMkONoXicjln0iY7xinCT4W9Pg/tI+hdCMnP1s1gvTfgSguIltFZCt2lpCZxwaE5BNqaNJHCyhtwsFxB",
+	"aKoH4XFIQRinTE5PMLgPHSaMiIsRnHKJQ4wE18YRHHyPcLYI9CeyGSoAqWmyFJAF1A5CmynOFsATnLYG",
+	"HNdZNpLG0S35////iFsouE9C8jP8b0CQSvERlaW8hc3B9APamtV/6HP8C6wV/oSPm/NpRSxR1LwwiKOA",
+	"YBZ1AHkkxUf1I/6T+h+3CK8NCQfwixObhSD7HLzTenz5GKcoROJNpDSQe8J1yKp5Ri/HfybmY+Ev1Whk",
+	"+R/MOwb5qPAH4AEh+VnfnMA6D/FPNkYIJBmSn69iHgXkf//n/926yIx55CtJxIKjUtwzObz66R5JmdJi",
+	"G5J0iwBoJhcT6NC24bGEAU5URFz72RGmmVuAYw6ouj0xnzKErFfmu1fA1w3XJs247HMzoF2jfXs2mocQ",
+	"TqFLSaZiQSj3nDd6Oj/bULC9XeUhVJrxEYUJ5PhWEMk3brn8q3hMxq1n9Gj9V63nBiYjSCuagTUDArA4",
+	"AwKKrV68vsEBAUiQwBlctz3vy+ZwckVUYqYL2Ny0z/ErIl2x7zYbdidGoboyWFe5lgSba9MOZzHPNN9x",
+	"jWc4QG30uYO75Uh9uA/WtNh9I257XmOmItoczTPw9TjQibXPcQwAyDShFSCTE4MGbARPkVRtfr5eaIu8",
+	"HQPLsgp6t90mmtZRL4dHKioXbPVNdU41eg4qJNKUzgHVpRL9SbJ/Vhm/Mkb7mZfd02LSgwTJkQIkmJHe",
+	"wZhPAmubqXiSiWxbbJj1pqc/8e0MT9fGsEo/xWRjRYYsEXyiSa5Kg97oiqlOGAAUPqu1al63fbIA+2cj",
+	"n3lgrVY47Fq5/65SASmUcHmnhn7Gbcu5zipiD61PDghMqRxodXsTvp+vmZvAscFeNmubikQLCCqvDL9A",
+	"9glcIyRfE+xFhz9We3zyB6o8FDhOuUpsK4KurrDyPudtQ9XR5gBrlQQ8EhF0zQJ8f9B2INJb5NQtEloI",
+	"BFMmVYZBCKGOxaEpnbgn/HdExG7CPtfsCJIG6Eyi4ypPwnfIUUBtVmCu9PfzIEe98glzatWYpabb150R",
+	"HT5WXNtCMKg+1SaP+GBGAEp0zCdhyThvRYLD5e5t3/fgIXitz7ExcdH1/syVKdlWtNXUXWMlmth9Mfvs",
+	"bkH8rRMBsR4kVoUZ71y3CJumxEgkG1Pu7IOgis0ZvZJ3TOKoy1PI+BA6FgSkmLIAwezA+THB3JRKzOc2",
+	"Y2Hjpm6bVYg0sHvaoCW1UoagTZNwW+znEiIpVXKqmmzWS3uP5qkYaXagLbQkvmarwqcug8/ivIurT0u/",
+	"XOk8vCmf0g5ctd7zGZ2wdzS9IxoZJ/HMyWVrCa7uiMhSzHxdm2ygR7rAR2vVEbuJ8NnQx8eB31S3A65S",
+	"TvA7tVty4aa8w3b8AKxSnxHuSix7RP8KuBEm2m+rq1yAKmpeyv3Ph+R1/A2JmBYHRaYzXAK5+5UEz561",
+	"D9vHhWqdg0q3j0NkXgVKgOEt5cGqVvZ8bw7o5fjvf8xZ/sMkHrt/L9hwXim/1p8zbkDhoPFXW590EXC6",
+	"TvnETJfVY8gBmVd9YNR3WN/REayNI5PAOEzYbDe/XMFBigFu5x1yiT4VrtKRmM3AsAOg29pM6YqRlSCR",
+	"qK5BYNcsNV0cyoEM9KI8soqZMxmt9HwckHBBU+7y1GM+Flu4aI1u5D6db1XlKqvOvZQSUpk6VnR5+MVk",
+	"JJa7VoksoBDIpGsVczLvoUbEzLGUSoPp1bHaqXjkvOzEAgdWYHp4Sa1Km4Clpx8E2kphkRzQTE3xLKNY",
+	"6kXdd/XJ67pdxm6A88Sk9pv21NRzZ6wemaa3TeLpMkv5uX4Ou58ruebTNZjha3OCcD3VOUHlPFA9DTuL",
+	"NZtzJ5l+dkPBB2KiUaFiN8oYT/DBcHX71myHTbiMOfhotX3rqsdQnsigKNVM7jCPSLcNv7cVaXfZyipM",
+	"nUMskbYgNJuLa/UOrF8dLZRX1hRXFotmNyu5dacKJFKBwj83qXG5IlY4PHQJAosFnyb+7QS96iHcDvxn",
+	"QMIRBfwRYw2oDBJcYz4HMIZQZEr/66TPjRpmndPgDM0kS8FJDeWCkoRecwQDbxL/ZE3hktTEz9bstYhY",
+	"8pUkscvg0Y+3qmHR13VUnlsoDdMR3FNbV0fSa97NNXmaTiAiK2ummZ/ndooX5bnetZqoBEexxuyHfABs",
+	"0s+iE8zxVOToAHJjjRaDNcTVwiH+idXlkZXmtg1idl1tk5dZ7YVutPRA3aE6vaf6WrpCXQX/SokjfDj5",
+	"6qFElQ3uC1YIPW1fZoWXK/BvXWBvGig4znzZIuMfHvm4niHkrH4jW+i5nXHHR0K8nuATgruspxbFeqRZ",
+	"zKlCx8uMgt0PEnOGDYLrLTlvVvasagQru1FFXm24wvKNaeyt162JnbO3Y+hYvFZOl4fbwur0n/+oN9ZL",
+	"0F27pZGtjqhODd69grBqhFXogcp5+eQKcfYeMRUaecGC90+MXPqlC/qfXh4v1Km4ZxIxkUahKybzbkHF",
+	"MN/16tx7RqOYV6bh5i7Dgu+VRALY90KkV1UGGOACJJWu8AQ+NgnJI62AY9rSgsbYwePRGG4GpllpbS4e",
+	"UW33MB49rjwNv09bTf11xiHLDX3AVWN4rdZKQxRLUSI2ExurhtYxWvDnuVrgvFZlS1eSW2vg73A+/6qj",
+	"XSl/rLhRLqvcYCyICMoCvs+GLOVMSxssJKqqF4eGB/XVGKZsQGVbdkjYaIXN1lkeeY1gXp7IbXHAnevT",
+	"iiNrQ4wgxNny02qKL01N8cu8pvjDPdUUe4biOxFdjKYsypwH+f2WdFcuO3Z5q7md753/euIzpazVxId/",
+	"dMS3SmZrCi3PboBvRyzwShKdoXmXQstZJXmdo08RvFAzGtk01y9Jn9UOCCc/HDwUVETY7AbrhbARpnLY",
+	"p8ZJtetNwJxuLRFEWjyCOxdvWplQrN00gUKnoq6pwq/2b+D55iGKCqrOyW0NUdckyp3yPE/Or6JFN14N",
+	"fdc00flOLIgYK8a3TKhe7/uqSNj4hBPfNOB2ORgOGHXLRIxqdf+Nftno9j8YT+bWefyGy1UxNziVNSQA",
+	"vZEqWNo4Tpgx0CzqlbQoemj+V8rSvNVjyeBDkKCcxysYE+z9eFxow1YOSBR3IGjcNCeiqX/ZlFfxvCnm",
+	"aFU355jeapxSBhGBcVVjH78+f31G9J8+sStYLa7SnNaA2pgID+zwRLDqOhc5pd3Do4oIwHenze7hUWkn",
+	"ofOUWLC0OaKSkSm7uYsx7g14l6QO63z11186BTMFt7wNhHnHBkews3m4pQ6ju+CI34GWC5G10r6tprev",
+	"ia8Zx167qnfjlrSb47j6HUbFSDHVRAzFVfi9wzvL6Sr63xEwdefbEZCMRywl4X9r0bnn8qfhJzWbI8vc",
+	"g5ztPKM8bLVCItnENaJbAWLcNM+tr8oJgjlh4d4kvl4VdYizaTE12zvjUa+9WJvu0J1wqM0dMon6GKpR",
+	"6AhArw9kiRKwqCBYqO3AgCwgyTPEyx1CmFI6sFKb/IRxrymVlQ7cL3jpNl6Ch0v4a1/CTxSCJ9Bj3qTU",
+	"wYxyOraX1tB4ZUZajtX6Y7v5jDbHH38+Orj9c+N3yC8quURdd1pTH+/KTYyfP1cFeQSp/HF1/BqeGtSh",
+	"/Thxu7E5LY5Tm9Xkw0FYtBiD8WOAsE0DrC3Mjm3BqMSOadfFyqBapy0GvwNTUyFSl4y4oFdsJRURmSly",
+	"V2ytmczTeLvmDDatdFMlZbH0xAuZeWSx1Qe/aIPiGtxtdHnkONvbBZu0XTeQjPFKqnhFJbg/E/exXh4h",
+	"CUo91EFsFlC7MSZkM4bv7EqEQq16vCK/8aqtqIjxdixoGoH91cu7Tw88J/9cRAO9XcZnoX/0XBgx10xE",
+	"vwLYsGHQ5+EogTjVIGVzgc8Aoq3+VcTmEAMw/pCBFy+wBJnEUjE7fBEKyaWRosaw3aYMtkJ+Q5cGBHX1",
+	"S9v6WKPlendxec+HbERnDL3ldz/slMm54FXnbWOW2KcFcJIgjWSnFsx1TiwuOFtJ6/WQrOy1CskjwLQf",
+	"Q3yyeG/Dnl8uAy3P7dnaEAwimMZYTAUyBoqPsdAgv1fcdCIiCqM3rh0ytBaxRZeab2rl1IZmrsCfUlNU",
+	"btZfiUpt0gihZQr5Hsq8REpEEpFREm/f5dr5z7cA1bnAh+E1MZ9vkEqrHG0nmtquB7XxSd+l+bSKVXJf",
+	"DdZhrME8ZdcxW1Q15UqlMrFpvAuZZCnklihGkL5sp6ooT4ld6bu1eR5qOVDiqgpu5VL/2rixIdpoK43c",
+	"zvktsJi2vdAXb6p/bdEvPDYRAn2VnS6ZtshpPoj1bthe1H0uMpXE10D0LfIGmiOBHh/qyWYp9Hfekn+a",
+	"N6owrNR0FZjNTso0JtUq0qX5VZg3RgdPC/gPISks77kTBtaxn2JrIlixkQDGcuzzQmEOvJDxBKtqqtjK",
+	"tivN0tr275dZyqXBNwoIVj6Xur7fwUmGABNWQS7ruPa6lEndi2AVubXVAEpCr8jUKrW+lebo9tR98vZk",
+	"TmGzSvCQTiKWlKYCB6tqfl5Sj9cYKXdyBRrwGM4WjkQ0Gxsy6PARO2OEIEgF9jk3vgQH+bcaybv3Jj4+",
+	"q/BbGHnQKS1yARpEljAHlmmNn9DOKGyRN9C9ydw3G2wPsKlTnydiMtGsD3s82ayuT+iKw2MV02RQ28oC",
+	"lKAytCeWE7scw1MX4DPpZI7L2d4i+rvQxsdBJJjKOweR4ErmYew+t4oXKrjIVv1UXsi3YdzPFsv9FtQo",
+	"T7VdLnZKxNymv2JZXsC8v3gzxS0SWbcX5js2Ybmtv/qbmzKaXft8bRkd3OFDY8bfc2PGooJdkSpl7GBt",
+	"yXg4LIgi+7iqmvGRDyNq2Kpv7D2GlCuqnwRFvUeMRAxIxIDvBH3uLCjXvg0hq60+iAYRoNXLAuxEIqR6",
+	"XCwJtkuwUtkIWYagQzSqrKACLlQVBcaGQNawjIcpTRExyOT26wkZ3UXuEEHT908bEGkGdTXVEdCNLjkQ",
+	"KjBBgNbMud92rrnCiNUfEPoqkC09a5/o6FpTmrMh4JxBhGftRsW5h3QjpP72ZaVvAHXEkod5LEAclM5W",
+	"jtcq5dh4r/1P5cEuvwa3oIJ6m1B58zWdnIKxtGs1SwwWsGupamAZbSABOR3kkuToGbvlRjw34QvIHQNd",
+	"VX/KQ3dBpU9bTbAM0/q1LGSPup2Dg511kx1vQUEb6h7cOYh1riQ4sL3YGayNINCYJkUPaMyvSd19iZJe",
+	"s4ESA8O/cDLw0TpomBxhwB0H+YeITRNSM04+dT3IGhbhOUMsEW3La1vEZFMale++FKv8NlRB1J6aQE9O",
+	"gXljOAR9Na/WkfpuwPvSSp+1Ghg8tFK6P6mNgOc3ZefYd37oNh3RHsfdRVxAXtP0KhIL3iJvhCLDhPKr",
+	"E8IFwKrn/pydm/hhC8Ahm1i8l7+fvn6leTBXZAYBzNV+dpWs4lNYQ+DJKDBLoNZK3ifHKEvCzb0fjzYt",
+	"sTpsujavQp/IC7bVxbGBBWla6GPtbsoAVQ9uDwjKT70/u92ILWwpmC4qeQXBDhIIwpD6ic9nauFFfzC0",
+	"fteGlj7E++uA/8B2/2Bsd4VgSjV3O9KMq9isBZCpr8DevuB6R+ARKOD0YUdgDtuCjpQe9nZKXLEquHH8",
+	"PaYVZCkH3hKUcRzAe286olTcKi2WIOZeEfrBbsQKvwIRKsS7JPDWlikV+IVFGlcFmoufsHm7ADW5yzdc",
+	"xfWa0bccqq44+jk6jREJc+vxVjAY9NjuI4G//cWdqiSDlHKc0rmBnigzCkEWqVDMT0pZTBn3uptA1ZGs",
+	"NFWrtIQPFyQSSULrO+4gTMg8jUdMnpA28A2o5i86G0Q2TDxPA4KXFgDaNsFoINb6xkJ916wrr9X3AHdW",
+	"feHVPdBfA1optm61aG0YYS2sb3P6hkjYuoNCTdByCz1uI2hQKWOpKFfV0EdrK1RomsbXmgtAtYvxmAFz",
+	"WJ80UFHdbnnO2oPBp9aBjWqzH7CSdwboh0dgBysQQfHg3DwDJOB1KG359amFgTl15OMlE3hqsTuZO6LB",
+	"FC/wekwYd4N/XVSYfM7boKyWUwU/i7mwepAPpkOt6WDzJ37r5oNm8dXU5fVZduBp2N7vmqVLC7SWSyQI",
+	"nLok0KmrYavEcPrETNV7h4DCFkY4e8e6C4Wpn84C1vdUOS9KzI17UFsnbhoHQGqnyRX0jwlr8x8HFUH5",
+	"AnCohdivzOSr7HVaSHixOTSbGZ3TMSoztt1h2DRtO+GTUjtzuGhpxuVmwNutMPp2qFW8mIoUmhhbwMAe",
+	"tikYQJVkms0VZmx6IcU87cpFF21axSyOooQ9DlyrCMAlNmAQj7z0jj7HSKbpruV2akRn8DpMweQAwedJ",
+	"SvlK3DNHovtKkvDyw/s3g8vz12dvP1yGARkuifHfkyMyFRnoozzq84W9GtDUyJCKa95WyGjfhoCMP3Ad",
+	"6Ii7z3V9q5wp5tdM1GDI3Y/WzRLJSHtLhTvKUhDPmzPrwdjTd7eJmUkI5A8YXW1z2Ns2AdxZyd9BL98q",
+	"6e/etFlnaNxNp8312DoF1j+fenUWmPgoS2O1vNCzNwyFSsXS79myrlWWvV6vTy8uz94Pvj/7Owh/2ACI",
+	"WzGagg1iPjdVam7SQy9rkl+nJt8U1hEWwPYDF0zJM7bHeHrFpKdzRdjNPE6ZhLRX0/TCqzPcaZLn/K8Z",
+	"S5d3matJ8DbATIjVrnUwbIkkW+Qc0N3hJxJLrOUiSoiADIWaklkmwUuWxpMptgnQ34VWSzbM3WvYPEsr",
+	"leexPrHbW0+hKCmtp+8Q3N7HvAcE+liKhCoWWX7OJBmyKcDDckZO3523+rzPTzl58gReevIEXZ9SiZRF",
+	"xOIEYcXXIyDJgGBmX2CZTQBddWWsRLoMoD5QBoTl2YyPW+SUPHli9hG/IDjr8/pyshPEa/QTNKlfog2A",
+	"HAuOA+sr40bN0RNrFcA+X6MB6u3405/+RN5DfB26zkMeqGbKMNE+b5InT04zrZUoU9f55EmPhPpXIo1/",
+	"Ms2YvgEiNLHr/DrZCLYm6Vi6sr+88SROFyhvKKKlzWZs4XeB/8knTxBuwfWQAyWJhGeIiYvsqge0a2pa",
+	"Ym5R7wI4XdAAoG9BaN7NW5GZ5Gv9imlJFvY5Mfvg+ozlZgeAApt2zyZb8869xfQfa9uL6VmckjmFAHRt",
+	"BmSotRCYU3gCji7oz4oiAV927yFmhX7tkIT4IPZWsM1x0BQ61T+G5gS+EVHM9AlAT0jOcK3QqUxv2TVN",
+	"4oh8uHzZPM6TR6MMS4BR6ZIBefPhlVdfEGg9hxGZpamYUKgOTfOe43rVRwckYdcsgXgbZ1LFfJLnAZjY",
+	"iNcvokVCLfJCbEKBSTFITjNGjUdY0hlgjCaMXtsbgtnO2NRcL/Y8sitFo8eV00JzwRY5hTJAGzGJk6Sp",
+	"pR2LTPd+A2Kj/+lajpUO7dFB++Cx+dplPHM7+/7lc7K/v/9Mf/HD5XM8iZmnfZh33jOVwnn0DIG+e3tx",
+	"CS079KUm4XnEZnMBEP7N79kyhJaGJtvYkLwl2iu2RL4nMQ0cCxMsUKyX1BMrfSZRHJ0Ag+geaImkmSCj",
+	"fn6E3l/bXAnoTt8qOATIYfaUFGzNYrJ7ClN+b1q49SChJDRKLUFPiq0ow1bRes5jSAjU54JIc5aDHHS7",
+	"JIzzcQdXbDlImSaVsEUukNnTlDk0l+7NDUz34ObG9AYFHfyg3Qn05w/axwE56Ozr/zrEB7vPzIk8zyeG",
+	"oTo4HCOS9KMm+A2XTx/R2SWd6FkwzXQgNTw8HzdfUzWamhv47vTy+Xf6Urw4e3V2eZZHAREsBg5lKTI9",
+	"MxhVMsZPcN6LWDJy0OmScJ4yhyM2MAakvdOZXOpJokNUCDKjfEkSmk7g1sSALp7Ger4KGlkFtneVpwbo",
+	"E4A9PGzva5NIq1KDYSaXlo1oUl02T7HVjmHnQLK2nuLJEzLS32Gy1Fey5yBftXbmI4J1/vd//m+ne+wx",
+	"E8gJ+/G0+Z+0+VO7+aw1aH4MA7QAXPM/+PpL5BqmtIFGke2ci5ORfoNPlAhSwNPA6/A72Bswh3/EChT9",
+	"PcCKCnN8XhA++oBQ6PRIPOGaw9mzI5EArqAZRssBBCO0r61UiaMQNniUCG09Saakk9d+T1P+Aho+a6PQ",
+	"ijgITi6NDWnsZnJq1Dk8xhnTt5LCGGCqW0alpwSIB24EmBx8+hfzBfILwQxi8gt5zSgU+f7S5780m033",
+	"//B0zEFCDP4hBddvHbTb5BfgSfauYgO4NXKllctli63KUtYixQ8Y5pZ/4xuQviB5wapHHXWYMnqVZxMC",
+	"zppVdfwPYWV5SQew38w4NcqPFpr6gx27KNSCQKMFiDkEmIToQyq0EMMRRBpPYl4UvnqcffILOSULNsx9",
+	"yJzgw3mfZgPf6Q4MRoBm0JAwkNeG+v2Y8Lu5rgCfOyC/kDcCQQbRkkK3qPmV5uL2TUvxFSN4XYfhkuY9",
+	"jggXi0DfI7//USLcNlQ4UmDQgBy0nwXksN2tGD5vuohij4u8KA7E60mxKNbQGE7h0UH7GTxA6n005NFh",
+	"u/vYzrFKT/oFVCicWoWKBcnG+N6JVadM32fko8jN7BfcfYcyNBz9WXHhX8mCn5AWSylX9qE88pTKARcD",
+	"+9KmT+B4hUpDc65leioeIBQJAD5r1QegNNGVF5hkfpvSb3LGqLQ1AeUvoD0c1U09r/9yjTGgIaXm6Fq1",
+	"BCqMnfDSJqlt6Wm/VCUw9dc6lgjxhsBWGMBMgs0mAR4IxHpuoNtB6TIRNBooIQYgYHHI/RIThD95jj/H",
+	"k/AscsZjChZZNPAR4X8BvWSVrxbAeIAFO7ZZrRzpkbp2vSvKpIu6WOs117rcDOeTlEZsYH08OOKRGdFR",
+	"LfS3IJT8wIYXYnTFlH1f75PWRgboLR/oSylxEH3o+124prJUgQtnboAVyoSTUsUG7GYEKDj5SKcStR5b",
+	"N0Wo0w0gQxFRTmzY3MavTNvRXPgolpoLdQhS55SgV7bYZsoubsX3/IvP47Z1QfseN6+lrSlozDiq1/aj",
+	"tgBykPG8hx582BKhfcKTKKAW2xEMLjFccg9JuTCGkUmGTRSam5aZUbGbnzdKZVdAv8jTtgt2J+zpnG6Y",
+	"LdTZFWKzRJAPU0ceqMW7s7JuiSopiZsIpVR21Dei1EG2WBRqRx1RDl0uaZQPPM0UwIZEYsErt57xSJ64",
+	"Oyk4c15/zm5UYJg61FKgqgRDQ2hyxAyihnHIvT6/bAQNKH8HZ6Ls7e3p+4D9vloineyZl/ZmsfKKIsEz",
+	"d/ru3KtR6TXarU6rDXHdOeN0Hjd6jf1Wu7UP0Sc1BUftHp3He9edvSl0jtu7OobfTpha3/zQg7a2AK16",
+	"7zTd5A5Ar7AUeyxTCaBXriwIjPcrLD1rkRB8VChH8mSDnjYhQjqPDbC71uiV1Gt17YLQlDyBB+ea0Rma",
+	"6vlKm6ahyOpDNgMJuaESJ4WMHVRBF8bZYDRJHH4BxmJh4LHQaob0IV2lxQeZi8jMizO1EOnVwPZghjGc",
+	"ZaeJzNu4GPkqhlqWRE4BVn/IfJ+CJdmhJnSJSXXgYrXzQjy8fFCUzjAlyy1ww40XTkkLNK7VBc0F0GoH",
+	"UnVi8Txq9DR5PMdTNw0H81J9IJ9uu11KlC2LQwSlprN5gm8kYoR5A2CHIDK6nluj9+PHYmfLNnqvAVCj",
+	"0eNZkuSR34adtX8N9CO3+hJcVY/vRT9xNHMXc5JreF8QV9CTofoVj/i2fgcoauuny2RUfrG0WZ1uYbca",
+	"CZ03HUWU3vU5x3Wntf+01cVQAHp5N4WsigQBL67mgMSSLFiSWAbpLBPDQ1qaWR20O3XfckS298EzBPVL",
+	"h0hx6186N0oDvrC/I4mORTqMowhDT/dNRg1AgUqoGot0BrwKIvvoT9VX1pbswg+NTRRnqm5/Jap7tiXR",
+	"6VlitfDnpby8DWKxA6IHL45pis7xWiM3WhjuzGYzKOUz7VZLSOWNoKHoRJNEA4Vq46N+ywraGeUUEP/B",
+	"T7mH/1Mrc9+whWv2HVjUmVCK1PbFAhkJ7pncDXlCVIxOpDhqkTcgzfS+gUuLStYciwT64htfaQ49Ab0d",
+	"R2LG+hyU7phjNBG+IlvknRaPwyUJMZsqNNByJMR8KtdKSyq61N9MU223LaZxwpxjNrU+QPBS52Wrasr6",
+	"HD5k460ITRQrQB8Ct8xIoClvnN5TsWB4Rnxpx0e2QlN2YlLLoOcXTtc08GI0HU1D4wiskm9JLNUpHgwk",
+	"6tAZU9AP+sfqTlWC6BMhw+WJs35kaGA+CHeFyk6lhUnnaI6Gy+iLZiD2K2K1+gsN/0q4MtJiLXKhFt/+",
+	"0oyb+zfz7CRZWRWwksAnRwjHB/iQzP5UnD2Vo5rJw7HWzF6P5s0bB4FfbjMxQHjy6BgVSwWKt1aj+BJI",
+	"PiBSzBiCUsUc6DwAYMnc5ItLZ+HQjypPA2iosKINaCfrp25xeKyhVZiJ12m9ai7FU92KZeYd7W/rOkzl",
+	"ZL8HqaqNLR7EPNFtnsS81W2evIQ8Ti1iPlHFnJsEt6rv2eewrhHyi7eXP/AO1DZWyJ5CVvIEMftAydlC",
+	"X/mGRu/sRnxxzWjjV6wjoSQT9UaYlXqS0Pzi423QmFdmml1gPBQjR3nTBw/jg3QMnlsITo4QExbQ2YWG",
+	"Eboy5/pxLSZ8+FXj2zzx3Aop63PDJIlkmuIUS5YtCF8QyBomnSPyOv6mSkLgi1gFuyIiNlC059yDdJuP",
+	"mJjFpNKf3lUrzbB8PT+A00KWTKH7L6RksFHKFEhCCjk0Wv2y2uwwpXw0bfQaMxpzYMN8ORCZ0kf4pGW+",
+	"2+IMCkJ8KLJvzy+/+/DN4PLt92dvtIE4nQ8s/7otyJ0CN/PatUHmthjJr63bYzaauw+OxEz/rD9q0vEa",
+	"lKtpKubxaG+U0CxiTSk4Z6p50DzKOSOycJA8FiSs8XeREfw9mWdJYn0ywHL1xg2K3pdJrKbZEGYg0sme",
+	"fqLhEulmqLs10mw8/vrrdqtz0GoDsVhvFOQoAU24I23Qb/8mh98ef19uT9GDsru9mSkZzVfBhWKyDKnd",
+	"a/z3HvyhNYsat6BhAmg3LVHDWxe39q6Lf+TbbChUTRoPcpnYHBga94Ij/gcKh68P/qaRHyN4puK9yVw1",
+	"Dz2rhsbpLhYA3EPbAbGY6KjSjN1+suwwfGI78bGr6KgSGzk7o9LkyGkCNdl/etizSzqpG948tgfP3AaN",
+	"qkSPTe9677hXYKLbii6TVnBnwXXQPtj80huhXoqM4wudLQTXpRCvaIqVOgedw22m5SI/r1kU00vTzvOg",
+	"29388vds+R7iO7+GJMYL4VIdq6TxJrt072eLFnqLIltL0TVg+JCJKrjz92NAOImvWUHwWhyyFnkvFqa1",
+	"miulkjbv0r2hrUmI7elF9rlN5c2TiF+cXp4O3p9dnr25PH/7JjRZu2rKYvDOk0fP2iTSFmmevQ+5opjh",
+	"ZT0rBuWmQtrjA3eU9mNIMKrSYA9Wd/KFicF+WR3xDldtC+J/54V1X1qH1Be/Bbija29BUO178Vs82EQz",
+	"o4u2yN/y3KRiAHyGEQ1N00bA4FMFlSB0CK+5UwfbkIV9TuWVjZ2w2Qmh8krb3ZgUzmhq06LiQpl64UIk",
+	"YlLjtq+h4WqnBkK0asmutczAacmRvkcjMZvRoqH6Y64SavXwZp5Ax0kDm1BluuKaC2arqyqzDgE3Zlmt",
+	"+liLiuDVl6klmNBjkc7uw4hcC45TVgOChm0tt90bZ/bp+1Qg7qw23P62WdCX5iPfgtG0jonsJhfg5M4j",
+	"IMo5SIjV4l7Mas0Tpm0ub8qw3iOwCc/aaDas6cTkOwEiC53bbO15QkcQexUJc0nbEhMRMRlbCagfDIhI",
+	"+9zEL22pm3GcYQoORN1PMd0F81LNPC0c8MxmRTlueWFFOTyPCdlXjM1RRmOGo8dHTRheao47pKMrFwmF",
+	"BBGtCfQINSmLmrc+Mf8JYdA8dGuKS7B9FHz6ii1b5ELoL/R5iSf38t5iKy2bzMBQXACdVIyvkSrXcWxL",
+	"zwFiRd6HLnFXl0HKbNGmR90Gvd+lMUAkADGeTRmOb9OV7GuiFsKzsW3ENdV39TKN58VvfQ9biT2FRilT",
+	"AaFRJO2X/c/4Hobn59pCTjPWCMreBnv8mmftxjkNStRnsRl3EhX3bDGi04uLxRfh/r+CpXdn9fPLGolf",
+	"3OTDYoV7Mvn2ZN6j7ROE2zp/byGVkEdG5ZTWfjQFDRgx7hGXw3pCViGybaqeFhgTYD0t8tpm0mKCYZ+D",
+	"SIGaSEIXdNkzYoXGyoM68NJmsWlSIZk2lwQ1xkHe/q3PPZFwrCXCiatPc/UQQz0nkIBeTtlQz19CzXYx",
+	"G66UBmf36VH4+vQ/BhdnFxfnb99chAHWhqym2T12peAYM01ZnxcTLqnJtCSPQjPc4P3p5VkYQPpmTXLn",
+	"4wB7RtAkgZPR+kY8ohJKfhBx3HaZi0x/GR953K0OGq1oiaO1Fa1kmDIzV0FlyqaspoFKzhKziufoy0fj",
+	"v1wEU+PBt9j6v6oPH6A2ijLyjVmg6RbiqM2TjrcWvRbNC98n6+PH5n0dfMnqdYX4sdHuPNvvjtpPm7Q9",
+	"7DSfjrrd5rNof795wA7HR+2nnePus33kHJBtuPI5+C3GFiBV0gUXvE4bm8V6RUcPwLuA3Fi4NVmcREBH",
+	"f2nkiY8v45v8r7s4jYu9XW6NDvDpbmJtiW6S+q6lw66zrZP8rnbcTqEk+B88wL8FD/BB99muuroBpMzz",
+	"zcCl0qhkwxCwgzIqTJs0YBcNV2jo+OzmRPuGY2gYuDket0edcZvtcsMMhkZFKuCnlACQR3VCqETzngTY",
+	"ROrwKD4J0/3SetvbOeM5AoSntuVJOrspbnlPjRqPvctJHyZidIUeSttkgGjT1+9P/5V0UAwmTU4/EUMB",
+	"HA6A+DDUd0S0CGJVa4FgDXIusD0SQlCX/AbVnnf9LMIyb/BaXlq465PSDMvV41BnUTeHQuLNVoKxJkHI",
+	"gu3vmCJ092jCrsIq8pDE1wurAu74DiKr9N5vyWR9iJmsj5lAIaupn0eo3VWTEv/8qa7PSuvwdK4tA5lD",
+	"2H8lDaMyoY4yWyoznx6hCLcNUNvBKsL2+YscVVurroDIjTXKpiFkn9svm0sVEJXGsxmLwPsJswEsHDMl",
+	"bBUL+Ny2/odpGxRbXfhccA0D7PNv42tW3/Cl2KblxNrHxSYjPYJoiqa2BIwBbM8pXD/M2LYfLNio3Tqv",
+	"JU65hg9/SVsp5vqkqg0em0RpeEoieMHsyFNwThEMo9TZvJVz70t8daV5C+zrLYB6unYuNfNwfTuqzK5t",
+	"Zcut6SCzYnLlXULqP+atN4ogOUcaBAK0xT3ktAoIX0QncAW33t4wqeROhpbX/ujzeFrVLpLMtZ7x93bz",
+	"axfw6J1WvYv0s1fa3XiHfgRzJTSRotgc6CEv6CEvaCfpjkSpzQ1srCTWCvd6s8PZJtsVr6Crr9DDOPe5",
+	"Lk2YciauTSfCiRBRsFueT59XJvrUFHjYmOTO8uy3kA5fXUzg7OmCJET7x4PMijDVqV1j7ByP91nz6eiA",
+	"Np8NO1GzOz4aH47b48Nhp1Nj7HgtpXPmuBGOcv0S8mIOg4JTKs7A9pKVppfrVr2LZ802vv9SlQbmszvW",
+	"GvhdaTdUG+R9af/49QYyv8s7eU7sQ3s/51jNazMdz5xVYmNEHNR6qOgCTCoU5YEHuOLYXWBCXJrJST+C",
+	"FZCFSK+gXhLxr9CPLjHwlIpFnxujxMuTLKZFks1ZkdVZkE6eqx4mQoID3xZM5MjKsSTd9gEiXOR8m9en",
+	"S+ahlV3THv+I6UM2DXG9j29NJqKLkvquEnLmIJlKB1bKmm1VJQPWntDnj3vYBsFbvvAeHi5VIWzz4qV9",
+	"/r4jLa0/eKbbJjrdTWUyewo+nx258R5gqe+eguB/ss7N5Lh5mnFA0oN8V8dqhUjgsqUZlycEcZEMCpK+",
+	"XFqvQhDLYn8bB5UWGAV1v00gowEDGdoMr3Sx6HVC84l7cbB8mkWN+PWFyJP7HRjtt0GDi7Ij5o3AHUhp",
+	"Idjs3jTuk+2TncyLFVfRgtEYlHtoDItPn6D3i8RjomeoJ2Mhz4wJYuvkfwsx0l/FEb2rPfzbN2n10a/c",
+	"ZI93WUi93bXBvSimEy4QpqlSOmule5hxgw9WgAJHf6/BJh4ixoIL1btWaA7bWtviQ+ZDVMTKAnhPKCAb",
+	"GPgkUAGgVADN5SBP3xmzhSlskT0Aok5VAT52yMiUAuq2imfg4sMUpMBmBYsUm7/gDLVRhRjdBggJEHRH",
+	"KVOmhtYUPKDbqu+SMfuNEPzZz0Vk6iQipthIsWgQS5kxGSKyUw3GWQFiqRLcDN62B2VQA3t5sJgqpVdh",
+	"wNmGDPAlMZ0L3zS5v4mQyn7NJFUZNpGSa8pjCa2mpyKbTAkXkLnldh32tThcEX+sOC5EC0BXK8G9wQg+",
+	"ShtCchbftojJFqzJ4RbgUPAKxCLoFcvxKHFyiqZqIBOxMGPazUFosoxnMqNJsoQ2KEiEI1HcrgW9YsVd",
+	"9rLk8kwuLHvJEtelcwGArO5UNMm1CucOSQoy7JGUjQAiF+Sr8VAboVlx8PBYAdKvNAIkEowgkD3WFg9F",
+	"PL9VrL98PH+HChpB1Tbha3kFM+LD9YoF14UoenFjAD29QMMWaLNXYw1W42viGPGMTthgru9vYH/SN1f/",
+	"lHEtT6MMYf8CxKKl0SxWpskRMoYBUAm8zmNlzzogocjUQIwHMzYT6VL/gl3HI/PqPGWakPQPgLnMRcTw",
+	"SgXmBznNFGyNB95sbBXvV9EA6EevHSoEgJhUEZsREy9jhQFJmC2gTr7lyVJ/PNVW6YyZIgPFoGk8mxEK",
+	"LDBlcyMjpNkzvWbbtiLseUhp1nvmTGkzsjsA1+zCNNGWZAYhPjMwm6T2IjM+FunI3RmkA83OQoC0HUAj",
+	"IpFq5oiV9g5Cp3oGOag9DtxzzlMAa4+uY4nNMQSoRkKYHjUJoxD/M23B56m4cVilU1P9YSDk8gWIIXx/",
+	"dfKAUQxlJoHTli3B82QJey8dktKSLIDw9RIL40eMx7j1OUATL5y6loxA7abd61RU685WRt+bRYvyfKOV",
+	"+QK/G8sd7Ev/nUoLE78dYKgnLsKt5jDMIgXRbqplsfQQBfQf2DR9CQ1lMuVC6Z6q9BsyWZG+axXGSysN",
+	"u4dHHiypYVxrLgO0Tza/dT0Z0oK+ExCRRF7UxQGdpVnC+hw7YwBqfUQEh14q4GXEAAzctZgT5PXY2AWu",
+	"dR6FROhm4wcsQtcjoCVcVRNaJi8Yj2miNdWUIUEDYL+DEVbLObP8oGX4AaiN0BYnMIuNU0QgOzGlcKkN",
+	"ZM+oGk2ZNCuSqFFaGD0tjAGgvUaFQA48iiNQPwyWu0V/Q/4iUvy9URKASdsX9A8Vz8MizPOQJAIcDh6m",
+	"UaTXybwyPr1382yYxKMAuSrgDov5kI6uAjJP42uqWECSmF81ASMTU96ZohFVFKJp+Ckt3Ox39L8lQKst",
+	"SKfdPfAbaxy3sYvGwb6rPM7hYjQxFfWXKZWeXHBCqrx6m46jZQIArOMGQ1hoigp2fhT2Ye+7+hmY13eX",
+	"l++879vF0dGV1mhiHrEbN5b5LYHfAmBrnDDiQ7NAN36aJP554/RLp12ef2Bcqnzp23PMuBUw30K6ZEKw",
+	"lsxM4SztB6x+B/ohqGOWEojKOGcJhg+0uL98daGHA7ltSvDqhF3uuT1DPnMPqYD64hW9PchOoPe8vl0m",
+	"0vsj9MZH7tZ4tt/qHB+0up3DVuegETSgMnKgtfAY0io6x939fftrCXPp7rc7QQOKLPVKzHX0cH56Bwf7",
+	"jaAxBX9d1QPQFFFNhd6J52/fvDl7fql3yKgqrtpczBl3vS7BgahJvpEyCutvoA+dklRkyuF6W86hdzSD",
+	"OKP3G2x33ei2u0fNTqfZ3b/stHvtdq990Op02/+JKJZRPAKMH+xXAHFat18IqVnepHZxg9r57hQBl9ye",
+	"QLFq6U/b74j5oWpL/Itgb7ppjppviEOEWrMhz1rt9tPihhgKuwXYKNBcZ5iaZBXkYrtUiEYfjw6H3ebh",
+	"uM2aT0ej/eazqEOb3XGbHtCn0dNxp7NTLjpclfdgBNQpXo7OA/QcVuheUxr5XTawC4Gn/noi8g+shl0w",
+	"A6FNKzDUjZoC+BEUMBJ/bW3sei3EarGdBfYTgk4p3+StXq0e1IT6QXxGqpTRmdHZsALR5aMQxEMNsJuP",
+	"4AiBA8Y8IKPquxggkg01DfEdmSkheiSMo55DEIXvfSW1JPkn2t+MK/1nJUGBCrDXQC/Mn7bAAJDWKsbQ",
+	"4wf6EImZvngQzrVrSZekc0gk5tBOGU3VkFGsSHzPZDazVZivqFTNMz168/xFSB5RSYapWEiWShKJx9gj",
+	"GertUE8zjX8WMZctYgvavNY8WF2Ovx4JMNwX8Ujb0KfgeYJ2PoJI0BuEwVkHML9YGq3ZeJxSmKYHDIs6",
+	"Xp+H+JLpLu6qS13XoznqD1Jh48MVUYtnfHa9DRQspK8Y7dYYJBOoLUvx4LQyjNTUDjytopDXctCtSbAZ",
+	"qzr81HZF31tAgstm8MfVbum15ghM01P1GePVs8OTzadXoIzqJKC7TS0sHRz1jk2Mnf4GOOKFqa7BnEGS",
+	"qN7MQtPeoRAJo7xqXq+1vppbMt60AjJK6GyODBCaprXbbYdfLMamO4Z5F5LcNR+F2MABZF/7y+i229WL",
+	"sF3tK9YA76xs7f1lNTkVERrtwz2Af/wMeN5ZygZWozDg/H7HNkzPAsedjwTuEgigm/A/QeusVS/arXYb",
+	"9C3XGxk/ZBPMTIDeDA6HZyaI1XH2eegp5318YGbqJtFdOwmj9K2fBH5D7/6UysFMpDltcnajBnixe91d",
+	"NJlrH6IWMCOBmprIrFZyM2w7+43OLBj4uXscVKRE0e3ea6BIV9s9/Y6mu4BemC/UJGTAsnMA9xLPp3Dz",
+	"fuuAal/ckYbClJY1H1kdM/2S6pprQfA5Mj4ujKKWZ3pQP4fDIByZ7A2tnfk4FN12V9sEGP4bLkn4LmVj",
+	"lvZMK8uoSeWSj8IWubSdsmieP5dmWG2S64ho5Rt3HgLfG2d+qk3DE+PQUHWN3HLsisBU3K8gKkCQGEJw",
+	"J8aacS03AGLB9HH1EhHBCDTlMbIORSIotMsxXhADtpRXT5kpoMbrpqZlIWy+VY1j2z0BOmTmup10TwIu",
+	"OjdtQ73+2vp0ZloSQ2spbH6D8Trr17EP4qZACmM7d6y7jBDbEhxikdYZAB5DiHxwEsZ8LFrMdL2G9YgW",
+	"dBDTG4zaCThUk6UNvbh5aIKy4Uyuv5Uk5Y5hAcSnM8kKsCYV7chOcGvDVwIFdWiVbGxZFKsCCNV+bTmX",
+	"ZDx67YAZ1qq1YZG488a97W7e1estkPIcrgPjI9NtCDuvrsDqe8M1ahRKvFj1tbOHd6mdNQv+9Bo0iLsU",
+	"M58u2Y3B1OYEoq9+/pN5/sefQVpbgMVYukq8eTxSWcr+kmfJw4N6Tdj5K1e3GvHfvnn7ftH+/tuJOD09",
+	"PX1z8WF69mGi/3mm/+ub56fnp6enz/8add4x/YsXZ8nZX//2/qA7e3fw07H+zetvTv/6Yv+0/fLFKbyW",
+	"vLy8usj+Onv+HDxJtrmh/pZeyd4cdDWrFFPJjg48qEVcLSJQ4/LK++Jvhb8BBtgjLniCI/GXXdw65kw/",
+	"J/ZzyubJ5kRVe5t2nnqdWlNMJTxxsDpLUGW67e6Oy8D0xY3rgATE7RdhHq9fQSxN4uQJ8bhWLHNIQQP2",
+	"B707iwl59vlNSXh6Eu7ZX6MWbResHwsHWofo4dJ/6tA8VkLBa6A6gobpjF/1RddQeNOXXGXQs06n03xK",
+	"KW0ej/ZZsx09Gx+zp6Oj4SEFFcCO9vmQQ2zPZDu1R15j5cc2zdPtTK+q0bGWh3B0u2KxqCyu2sZiE+Fa",
+	"DJY7txT+rPu5Vadj4yDTilHe77ncPPlx64+JwAPcq+rcKxvmbnH8sLv73UI++Wc94y1a95JHNf1/f11M",
+	"ne5dmWuugJwrWGPedjRfP8ZqAJ6uWDb/ify4541az5i91MWVGaeU7zrdcofje53t/fAZ0AdqLaFeVZfm",
+	"RxvsoWJ75scAXVzV2/6Rv5GF/vMQQ7H950GArKavmhLie9FMPjnyBoZ+Dqp3Dwnu5tVB7j/83H6XJL5i",
+	"JDTfDYtuGJuv5OcJUWX8NXI1DicDzDgC6mkh8wqJ4AHE3II+NyQCjTUBrh/eMjEqE8RDPzwCR8I4zmsa",
+	"BuY3ti+9sI+YcpMQizQrXBp9vurT6BmcynydEK9abfjuBbyUSbZyyabgQQda1eTtVlSEcllj/MOaa83/",
+	"L2VFW2Pxt2wbPnjXcdle6Jhsjhw3HiywBwvswQJ7sMAeLLDfuwV2j8oq3C2n08h7rNB0r65L8RoJfs1S",
+	"CWRWTJLvQRY8zOcr6WZrjiqTLNUzDzAOWFXkbWu8pIyloly1yA8ixRZOfe7ZO4B8nkOdC9Ei5zO4ypoO",
+	"klgqE4oyVTpxSiKqaB1+0eucO/3+8Is+PR0lB0LZ7NPOH93Bs+1eelfjpffBdly95UOeQYEFvNc0X8St",
+	"+fUzDFIGFtTnsXSxkw4lIeo6AQl9y1HzgDDn/4jih/6Nnm1+bGpzrazAlvw+8zKV4dKrDOVRn+vfuMpR",
+	"aJ7g17DqWRjzetXR4tAtAJ4N2mFYPCFvhhBi/6GQ9+v4Vd6SwpQaYjWrnxObIxO5xhIOnKhFzpUsLBMD",
+	"786i5oT2+ThlcpqvMS+VZE7NNGlfoU3SpUt5QoaZMvH+BZU+urjXvC/A0lBsrgWJGpIsWJLg3kIFFZIN",
+	"tgXBthSPVop3H5s8BJfNa1MAvKxxzlikSQRSMHp1SRalhA3OgkLGbA7NWSUgzFzvtb3FQ2uE3zfsx87m",
+	"ln9m641lIDZg/1to3zkOhXkRnPNxYqDT3DkFhIvU5WWZRCUsQtbX2BSRr7W9za1ctwD7yFZWo+UW2IbH",
+	"vJrzY48zSWFi2+WlngD/cUVe0qtY/gImZjGDzJrrdXvr8bfSOTtTX/r9T/1d6fNq5vgHRaB5b4TDnZs4",
+	"VKsqOUrJZL15IzI1zzylAV77SpKIspnprWX+ZrwGzgaCEhEwhHJgl6KdGnjUUSz3x7reAgKM68V4YlHV",
+	"tXosUob1p0eHweH+kWmiGEvXB9eWTHChmGuGlYgJ1sBQtzJb9pyjokSoJJhL2PN0E0/2aumZ59hhLM0l",
+	"S4rUM+f6yHSEzAuvTYLjjEaMLJkKTKfoIugLesBaqO7lWfB+50gostBbYnNDzfiu4iLBis8+/8FPZFZp",
+	"xkI/MdMqRbDkvBIeewFDlAB0J31wXlOzHNxGBjUZl7B2r5pNTjMlSSQWHIIcqUXAyH29Ept0bVmsU1fN",
+	"ilN7pWl8myIbt4VuU6VrcAO4R4WMw/2juiIKqN67wFdqq1b2u42gMaM3WLWy3znU47W9QpbONoUspyZT",
+	"1U4UlhDkC9B690khfz3EBWo6VHmZC0W89s0FIlqUvdIfqS4S6cAa6tep/777KkMkVa9DHhKskXiRpdz7",
+	"KNUxr63U6nzcLqgzT2i8ovDAqXjKQuPnPlSA9Bu9fm0hSr8R9BsJu2YJPHb+5uVb+NVMTuAXFuHG1oX2",
+	"G7fYcw8Q9s1NA+8PGGuCk6lS897eXqf7tNVutVud3kGnu3/QL+vE5QzYSrkPLJSTD5cvm8e/jnNiB4XT",
+	"Igqu6GplPrutkzc3uh5CNBUhGs8mfVQhzDCg8Ku4jOqri1Oh2K9fUyyVmH9mTNKVtZ+slIKgN8ll4T8v",
+	"eonqQcQQUgnqFIxOH/R5zfPwmERkOCo3OnKwOuLR0yoY/tNVnFXf7aQVpyIedYUq5yo5XNGFBUSuTnUQ",
+	"89+OD8RFnrdxgJjGqZ/BD4JlOA/Yp38Qy1MTyn2bnQr70VZamy9FWmo04WxKJkk4SmgWsaYWn5jZFep/",
+	"3gCunVZm56mYpHSGYJgAWOqi3I9CE2S28WyEvzetf2PZ59l8klJTCEbJD2x4IUZXTJFH718+J0cHh4eB",
+	"a8Lc2Q+0fNObmeJszXh2AgazIU/EsvfDmVfQBgmMJNnn4NZGF2wsiZzSFIsAaZLkcE62E5EJKUrmgxLI",
+	"UcqMHgx/ndElwDdAcg3aYjgQDiLJRJvikEi2mIrEDTCnMSBsGJsdss/sFk4ti45/ciFMOaNJoncQPxKQ",
+	"8PLs/Wsowghv9JvN7uHRSCQiReitJ09+mAqYHc7kyRPE/5uKJMohLWdUKpaSK7aE7mtDRlOwAaHWMK+i",
+	"y6VYqNRyAH8PV94gIg0wXmoRJeCR8C/w169Njl3+SZv3+eH9K88dj7YoUost6QvfpvEkxpIT67U3uFcF",
+	"NwagfBlPA7xBHoXP376/GJy+evX2h7MXg7fvz789f3OhqfI0SXAsmkhArrDJpBAwRhK10GUEMEMh+9Bt",
+	"LuN6S0vCTZ+GSY8h52PjCnU+isCcBbSRg/yUWPX87xkEjRwc2ADCmvpCINsxxjEMrZk4DU49cHGFBQVn",
+	"j0UXJd+gp4YTFoPDMopThKtDgh+p+DpWS7M2G5PW6xvGnKbLPF9FPw5un6DkrHLECxifS6lScaWt4Txz",
+	"ANMz+RJqhkz9psU77vPRlKZ0pFjaIlCG575oXSHF25Ua7A/8usTMUJxesYcGHOFQqCmUghpwOW0RLudo",
+	"EaZMXzMw9kYikf1G77gd9BuagvuNXvfg1iLlepcRp/KV5js8EovAYUQgFN/KN+Yxn/QbtwAsq21pBADU",
+	"Nt9Iwbyg6NQ5jUwoLhvOU6HESCRwkgb/TW9OLL09XkHvlLDT5ZODL5AfHKPMR+/zMKHzllLL1nUndGWz",
+	"+itPnuAkgXuYL2Oyt/99+IsYO3c4ZOmOEiEN48zREfFGd9rt44BQEuoNCg2eobeAIiBhLG0Nas1KTchP",
+	"wjyqDphGy/Xni2CEegVJcrJy2pa0K85V2HP1/CQg1eYQ+sCwqRYu5rIYCO+c2cRqdVR2Eysz30j/pm0/",
+	"YIWel7aC+9k9zncmnnCafCUJz2ZDlkKpu/mlVbuNuIEDMj4+aQKe9q6WLx1kshnvVwdSksll+RhyQa4X",
+	"D1ffv7IluGwoozfXf79NJLpsbdYez5FhbKaqgliMZ8gEK47JkgiOZe7NtEzBnMMsBj1HarYP0KvYmyeW",
+	"Ti5TzhYneOdyzGYA2c3mhk8+hw3UhySfPAms7xs9xoAJKNIIGY5mDbVH6NjVSoVIYEM48FDu6i75wOMo",
+	"YS3yQng9kU2y+RAglZciSyVLxi0zlU6vzj186r0c2Dp9UHvMvO0Qxz2fOoaaDzh8UtAnPd7W0i886yHC",
+	"sqEvPW19NoCjYwbtdHsrG+ECbm6bPF4CFCELMMPgey8sY7UEx5PRFcammLO838wGP/YPcaSmNTJBE4CT",
+	"abJFvo2vmWF/oeY9YUAceiFIIMsRKF+63ABDjAVPa6db4yzW3G1LB3jnDm7h71g8martVlvAm6qZrt6E",
+	"+5tu2a7voCFa9t+jYn9SpiQ4Bse/vriHdX9HFwTqtlWOTvwL9i8w6JW1TtZYWiVZWwk57/jsUWyr3aOy",
+	"axtTm7kYXcDBpntyA4JRj8LVNdqk6Z1d1dbc/mO6jK2TuJgLUPYMf86MkjXlFyWO7JpfrHXx+znCdfUD",
+	"UyoHXAxUzsN3KCRA/SO3dnhkXezeeL9GGYE3A69moLRWExdQ9Zkiq2mMAZRbVnT7eFRR84EAFivBcfAW",
+	"L6ZLlxnSPdqRpIz9W3Wu5k8DV/W1jqEVGTmm2mGeHrc29hdjbznjklfGT+/5usLyulZqBD7ke1ISY8lC",
+	"b3i4YEMJo4VFcB73+8baQOOX83KyUZbGagkaFLp/vmf6p49ay1BqeakJrvzzOf8rKAz61x8rOh+DmZVf",
+	"Fu9+/spRJaj42PvZQAre1rpgEeYqcOEUkeZO/ZXsCtNS7lPzN7cudNTfK9Q5/jrIM3/4Bo319TOfQLIr",
+	"uvu5yxtDkoO6tA8fzl9cP61pH/2MHg2bT6Nup3lMDw+bnVF3uE8PokN2NLZwX3Oqpl6qikHQLJfn1qJ/",
+	"Ha2if/lXzbQuX9t9Ix6mNF0GhHstylvVbcJxtH/NIpvtOlnrHdq1j7V+Z6su1rD9/xI9rC2hrbTgrwdV",
+	"EFBhYRr5m4CDo22KPaZdQMzVWOjTJ7NMKvRM0WtmUzWt88sOOaPpFUsxEXvIyDCh/KoIM1CLMgCqI4Nz",
+	"vp/Q+11xBmAlJfXQvNz4NhXZHKJ4KaOtRpkQvxMLsmCQWglOqlnOtN6zhFEJvj0md1EAYUd2wSTo3HW9",
+	"my/trhe21vAAYkHvY7qSW3B2SSebcgngmdvg18lD+GQMgt94yfWXZmdI3ZaJVHG0FWm99zP876b2+zmx",
+	"xRKrtFy4wbC9FjkFDdskMdliW0wfugbH9xVjc6xAZjeIqEo4u8HelNrasz1Q5qmYzTHvwCRXB6bXn2aK",
+	"4GRNqGa67Ea1yKlJPjb+EpMjvqY9/t044/g1VaNplWzf2Fb/N5yUswVFv0the2O9tJfgivj/2Lu+3rZt",
+	"IP5VCL/sRVW99c15cocC67CmQdsNGOBiZiza4iyTgkQ5yIB894H3h6JkSYMbNwGGvDoOzbsjj8fj7+73",
+	"vDT+Y0t7isLff+eHOtQw0Mk8zM1P4z8ygHuuw+Cbj4CH/zut/vi6OfPS5v+RkaTgE07W3M9QH1oTaZ4q",
+	"soh4bqePiq9zRt3xWrwSUgDHMT430wCMDTmEN9bgZlvP6tj2K8MwqK6rJaTmnWwJ8+8DYqrfu3o0rmzK",
+	"TF7Ge16scdVYPCmu5QH1UjYAGYJf9JeZM7fa7yDz92lv/JzhoiYKvbtHuosnbTX1JOfa04aUTx4ggl/5",
+	"1gDxNfmq8RTPO2hNxhff4JiYwa2X9hFr9CnZX9Jxa2p6TeQhvM86yExNpIj+4Em9ZIqmvUhQ1HfIFvHK",
+	"eGnDMpBgkiEAPbZr9YJxiN+zuZKFy/8Z3Zk/zef9apKyshtV06N9HU7JBDBcABjUTmSqBKTYSLT8C/zs",
+	"48Nlu+8c7IGfyu6RzRKf/Gfz9Md0fs4pTvMbOQ9ZA7oWstBHlfbfvr52bXlUBmlf2XiodXKbtlRGljpl",
+	"+UavI9EngfJ+efNe9DGVR1lo7x9b2yA+aihjvlPuY6nM8ub9r58/Xl/g/sKNeoJNSLzZYvYmnadv+laQ",
+	"GR6lsrip/NSc9gN1eN3s7d9qM+hKlkbQ7AUMLjK7aQ7KuGmLfPGa46/6ZU2yT5rnXh6KSfPk0mSvuKob",
+	"aUCgf23HwOuk10mWdDtlmT+XH347zzI81ynLsGEWgu1yVq3qpVRPwg2qHpAI075JbzsIoo00IrOht4cP",
+	"VRFpmEknb2WtQt9iwIAGRug6b6B8rq2db7ufWOMqWxSqAvBU1RhoUcwA6EqB2q/Euv3iWjhVFBCXIGWU",
+	"w+qZXFVqpKT+k5KZNhchh0ZsTf++gzPzARD80m6WzFgn7C+JvBnwhWardw1CMIJTxYHP8KKtUAMLyP/x",
+	"Po3OynP4r0+LfyMJqUNjV8LGALst9bz5L1FbjNKlxL3mEaf3R7wOTvfENMLCD4Qs7AMA1i/tLvG+pqmK",
+	"2WL2GiJJ+p3B16pMsILAGgD43dgM6GAhoZCKd3KTU+aBEg4nGQreS7ALtrYShd7iRbuN+amlBuXaVoYr",
+	"Y9oOYKl4q3bawDZaENZJQVoDm4EZ/ozex8OnEXsWAYGZphVEGHhF/6Sa2i8VaORaNRuUXRvxQVb7GEBN",
+	"pW2UhE7CQ9ytQsijFLeF3ewReR5S1Mj+tkW2uB712VabrL7CfM/KxNAXhhEjwF26oFas93hrXY4JHKxk",
+	"6CRwvCI6olP8eCp6XJRch7IsEg/q4KAIMDT5R8HsnVkgSzIg2pPQfE22GXaXqwPXRSGmh5E8WO3hJV8Z",
+	"6C0TeqT4uBPmYI3qzp8RP6cSfFYGFmjA9sVKjLqaQvUUpsPKUpk6CaUDUXkkN37g2kislgR1vKqz/ToV",
+	"y5hYT66MaypzFRElSeSzSOhXsQJaxjSY0FPHWeSXA3pkmYlCOlV1RA6IkVOROcZM4H81ku1RmchI2JhA",
+	"sYo01twfbBOVFqG7CUUZZGgfTQIjYtpOiBzTw9eHfwMAAP//",
 }
 
 // decodeSpec returns the embedded OpenAPI spec as raw JSON bytes,

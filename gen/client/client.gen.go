@@ -243,13 +243,13 @@ func (e GetAgentParamsExpand) Valid() bool {
 	}
 }
 
-// Aborted defines model for Aborted.
+// Aborted Whether there was something to abort.
 type Aborted struct {
 	// Aborted Whether a running turn was aborted.
 	Aborted bool `json:"aborted"`
 }
 
-// Agent defines model for Agent.
+// Agent A stored configuration. Sessions run one of its versions.
 type Agent struct {
 	// AllowOut Allowed destinations.
 	AllowOut []string `json:"allow_out"`
@@ -319,7 +319,7 @@ type Agent struct {
 	Version int32 `json:"version"`
 }
 
-// AgentCreate defines model for AgentCreate.
+// AgentCreate A new agent. Only `model` is required; every other field has a default.
 type AgentCreate struct {
 	// AllowOut Destinations the sandbox may reach: a domain, `*.domain`, an IP address or a CIDR; if not empty, only these, the model
 	// gateway, the repository's host and HTTP MCP servers. Addresses that are not public stay closed. See `getSessionEgress`
@@ -381,7 +381,7 @@ type AgentCreate struct {
 // AgentCreateHarnessID Which harness runs the agent, see `HarnessId`. Fixed for the agent's life.
 type AgentCreateHarnessID string
 
-// AgentList defines model for AgentList.
+// AgentList One page of agents.
 type AgentList struct {
 	// Data The page.
 	Data []Agent `json:"data"`
@@ -453,7 +453,7 @@ type AgentUpdate struct {
 	SandboxFiles nullable.Nullable[[]SandboxFileUpdate] `json:"sandbox_files,omitempty"`
 }
 
-// ClusterCheck defines model for ClusterCheck.
+// ClusterCheck One thing that was looked at in the cluster.
 type ClusterCheck struct {
 	// Message What is wrong, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
@@ -465,7 +465,7 @@ type ClusterCheck struct {
 	Status string `json:"status"`
 }
 
-// ClusterHealth defines model for ClusterHealth.
+// ClusterHealth Whether the cluster can run sandboxes.
 type ClusterHealth struct {
 	// Checks What was looked at.
 	Checks []ClusterCheck `json:"checks"`
@@ -483,7 +483,7 @@ type ClusterHealth struct {
 	Version nullable.Nullable[string] `json:"version"`
 }
 
-// Condition defines model for Condition.
+// Condition One step on the way of a message to the harness.
 type Condition struct {
 	// Message Why it is not `true`, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
@@ -530,6 +530,7 @@ type DiagnosedSandbox struct {
 
 // Diagnosis `agent` is as the session's version has it, and absent if it could not be had.
 type Diagnosis struct {
+	// Agent A stored configuration. Sessions run one of its versions.
 	Agent *Agent `json:"agent,omitempty"`
 
 	// Conditions How far a message would come, in order: `gateway_configured`, `sandbox_running`, `sandbox_answers`, `harness_ready`.
@@ -559,10 +560,12 @@ type Diagnosis struct {
 
 	// Sandbox What the runtime knows of the session's sandbox; null if it has none, or it could not be had.
 	Sandbox nullable.Nullable[DiagnosedSandbox] `json:"sandbox"`
-	Session Session                             `json:"session"`
+
+	// Session One conversation with an agent, and how it is.
+	Session Session `json:"session"`
 }
 
-// EgressDecision defines model for EgressDecision.
+// EgressDecision One connection that was wanted, and what was decided about it.
 type EgressDecision struct {
 	// Address Address that was connected to; null if none was.
 	Address nullable.Nullable[string] `json:"address"`
@@ -604,7 +607,7 @@ type EgressDecision struct {
 	Verdict string `json:"verdict"`
 }
 
-// EgressReport defines model for EgressReport.
+// EgressReport What a session's sandbox wanted to reach.
 type EgressReport struct {
 	// Attempt The attempt that the decisions are of.
 	Attempt int32 `json:"attempt"`
@@ -620,9 +623,10 @@ type EgressReport struct {
 	SessionID string `json:"session_id"`
 }
 
-// Error defines model for Error.
+// Error The one shape of every error.
 type Error struct {
-	// Code Stable name of the error in snake case.
+	// Code Stable name of the error in snake case, one of the table "Error codes" at the top of this document. There may be more of
+	// them at any time.
 	Code string `json:"code"`
 
 	// Details Every violation; may be empty.
@@ -635,7 +639,7 @@ type Error struct {
 	RequestID string `json:"request_id"`
 }
 
-// ErrorDetail defines model for ErrorDetail.
+// ErrorDetail One violation.
 type ErrorDetail struct {
 	// Field JSON Pointer into the body, or `query/<name>`, `header/<name>`.
 	Field string `json:"field"`
@@ -673,7 +677,7 @@ type Event struct {
 	Type string `json:"type"`
 }
 
-// EventPage defines model for EventPage.
+// EventPage One page of a session's events.
 type EventPage struct {
 	// Data Events, oldest first.
 	Data []Event `json:"data"`
@@ -710,7 +714,7 @@ type HarnessProbe struct {
 	Version nullable.Nullable[string] `json:"version"`
 }
 
-// Health defines model for Health.
+// Health That the process is alive.
 type Health struct {
 	// Status Always `ok`.
 	Status string `json:"status"`
@@ -719,8 +723,9 @@ type Health struct {
 	Version string `json:"version"`
 }
 
-// ImagePartCreate defines model for ImagePartCreate.
+// ImagePartCreate An image of a message.
 type ImagePartCreate struct {
+	// Source Where the image is: here, in base64.
 	Source ImageSource `json:"source"`
 
 	// Type Always `image`.
@@ -730,7 +735,7 @@ type ImagePartCreate struct {
 // ImagePartCreateType Always `image`.
 type ImagePartCreateType string
 
-// ImageSource defines model for ImageSource.
+// ImageSource Where the image is: here, in base64.
 type ImageSource struct {
 	// Data Strict base64, at most 5 MiB decoded.
 	Data []byte `json:"data"`
@@ -748,7 +753,7 @@ type ImageSourceMediaType string
 // ImageSourceType Always `base64`.
 type ImageSourceType string
 
-// Issue defines model for Issue.
+// Issue Something that is wrong with a session.
 type Issue struct {
 	// Code Stable name of the kind of problem.
 	Code string `json:"code"`
@@ -763,7 +768,7 @@ type Issue struct {
 	Severity string `json:"severity"`
 }
 
-// McpServerState defines model for McpServerState.
+// McpServerState How an MCP server of the agent is.
 type McpServerState struct {
 	// Message What went wrong, where known.
 	Message nullable.Nullable[string] `json:"message"`
@@ -775,8 +780,9 @@ type McpServerState struct {
 	Status string `json:"status"`
 }
 
-// Message defines model for Message.
+// Message The reply of a turn that has ended.
 type Message struct {
+	// Info What a turn used and how it ended.
 	Info TurnInfo `json:"info"`
 
 	// Parts The reply, in order.
@@ -826,12 +832,12 @@ type MessagePart struct {
 	Type string `json:"type"`
 }
 
-// MessagePartCreate defines model for MessagePartCreate.
+// MessagePartCreate A part of a message: text or an image. `type` says which.
 type MessagePartCreate struct {
 	union json.RawMessage
 }
 
-// MissingPart defines model for MissingPart.
+// MissingPart A part of a diagnosis that could not be had.
 type MissingPart struct {
 	// Message Why it could not be had.
 	Message string `json:"message"`
@@ -840,7 +846,7 @@ type MissingPart struct {
 	Part string `json:"part"`
 }
 
-// Readiness defines model for Readiness.
+// Readiness Whether this server can do its work.
 type Readiness struct {
 	// Controller `leading` (here) or `waiting` (for another replica to end).
 	Controller string `json:"controller"`
@@ -855,7 +861,7 @@ type Readiness struct {
 	Status string `json:"status"`
 }
 
-// SandboxCondition defines model for SandboxCondition.
+// SandboxCondition A condition of a pod, as Kubernetes has it.
 type SandboxCondition struct {
 	// ChangedAt When the status last changed.
 	ChangedAt nullable.Nullable[time.Time] `json:"changed_at"`
@@ -873,7 +879,7 @@ type SandboxCondition struct {
 	Type string `json:"type"`
 }
 
-// SandboxContainer defines model for SandboxContainer.
+// SandboxContainer A container of a pod.
 type SandboxContainer struct {
 	// ExitCode Exit code, if it has ended.
 	ExitCode nullable.Nullable[int32] `json:"exit_code"`
@@ -894,7 +900,7 @@ type SandboxContainer struct {
 	State string `json:"state"`
 }
 
-// SandboxEvent defines model for SandboxEvent.
+// SandboxEvent An event of the cluster about a pod.
 type SandboxEvent struct {
 	// Count How often.
 	Count int32 `json:"count"`
@@ -912,7 +918,7 @@ type SandboxEvent struct {
 	Type string `json:"type"`
 }
 
-// SandboxFile defines model for SandboxFile.
+// SandboxFile A file of an agent, as answers have it.
 type SandboxFile struct {
 	// Content Base64 of the content, only if expanded.
 	Content *[]byte `json:"content,omitempty"`
@@ -933,7 +939,7 @@ type SandboxFile struct {
 	Size int64 `json:"size"`
 }
 
-// SandboxFileCreate defines model for SandboxFileCreate.
+// SandboxFileCreate A file that is written into every sandbox of the agent.
 type SandboxFileCreate struct {
 	// Content Strict base64 of the content; may be empty.
 	Content []byte `json:"content"`
@@ -972,7 +978,7 @@ type SandboxFileUpdate struct {
 	Size nullable.Nullable[int64] `json:"size,omitempty"`
 }
 
-// Session defines model for Session.
+// Session One conversation with an agent, and how it is.
 type Session struct {
 	// AgentID Its agent.
 	AgentID string `json:"agent_id"`
@@ -1046,7 +1052,7 @@ type Session struct {
 	TurnCount int64 `json:"turn_count"`
 }
 
-// SessionCreate defines model for SessionCreate.
+// SessionCreate What a new session has beside its agent. Every field may be left out.
 type SessionCreate struct {
 	// EnvVars Environment of this session; wins over the agent's. Same rules as the agent's `env_vars`. Never in the database, never
 	// logged, never returned.
@@ -1063,7 +1069,7 @@ type SessionCreate struct {
 	Title nullable.Nullable[string] `json:"title,omitempty"`
 }
 
-// SessionList defines model for SessionList.
+// SessionList One page of sessions.
 type SessionList struct {
 	// Data The page.
 	Data []Session `json:"data"`
@@ -1085,7 +1091,7 @@ type SessionList struct {
 // suspended for longer than it is kept, or its sandbox was lost).
 type SessionStatus string
 
-// Skill defines model for Skill.
+// Skill A skill of the library, or one of its versions.
 type Skill struct {
 	// Content The instructions.
 	Content string `json:"content"`
@@ -1127,13 +1133,16 @@ type SkillAttach struct {
 	SkillID nullable.Nullable[string] `json:"skill_id,omitempty"`
 }
 
-// SkillAttached defines model for SkillAttached.
+// SkillAttached An agent with the skill that was attached to it.
 type SkillAttached struct {
-	Agent Agent  `json:"agent"`
+	// Agent A stored configuration. Sessions run one of its versions.
+	Agent Agent `json:"agent"`
+
+	// Skill A skill of the library, or one of its versions.
 	Skill *Skill `json:"skill,omitempty"`
 }
 
-// SkillCreate defines model for SkillCreate.
+// SkillCreate A new skill for the library.
 type SkillCreate struct {
 	// Content The instructions, Markdown. Not blank; no line that is a `<!-- skill:<id> -->` marker. May begin with YAML front matter.
 	Content string `json:"content"`
@@ -1145,12 +1154,13 @@ type SkillCreate struct {
 	Name string `json:"name"`
 }
 
-// SkillDetached defines model for SkillDetached.
+// SkillDetached An agent without the skills that were detached from it.
 type SkillDetached struct {
+	// Agent A stored configuration. Sessions run one of its versions.
 	Agent Agent `json:"agent"`
 }
 
-// SkillList defines model for SkillList.
+// SkillList One page of skills, or of the versions of one skill.
 type SkillList struct {
 	// Data The page.
 	Data []Skill `json:"data"`
@@ -1180,7 +1190,7 @@ type SkillUpdate struct {
 	Name *string `json:"name,omitempty"`
 }
 
-// TextPartCreate defines model for TextPartCreate.
+// TextPartCreate Text of a message.
 type TextPartCreate struct {
 	// Text The text.
 	Text string `json:"text"`
@@ -1207,7 +1217,7 @@ type Tokens struct {
 	Output int64 `json:"output"`
 }
 
-// TranscriptInfo defines model for TranscriptInfo.
+// TranscriptInfo Who wrote a message, when, and what it cost.
 type TranscriptInfo struct {
 	// Cost US dollars, as far as the harness knows prices; 0 for users.
 	Cost float64 `json:"cost"`
@@ -1237,15 +1247,16 @@ type TranscriptInfo struct {
 // TranscriptInfoRole Who wrote it.
 type TranscriptInfoRole string
 
-// TranscriptMessage defines model for TranscriptMessage.
+// TranscriptMessage A message of the user or of the assistant.
 type TranscriptMessage struct {
+	// Info Who wrote a message, when, and what it cost.
 	Info TranscriptInfo `json:"info"`
 
 	// Parts The message, in order.
 	Parts []MessagePart `json:"parts"`
 }
 
-// TranscriptPage defines model for TranscriptPage.
+// TranscriptPage One page of a conversation.
 type TranscriptPage struct {
 	// Data The page.
 	Data []TranscriptMessage `json:"data"`
@@ -1263,10 +1274,12 @@ type TranscriptPage struct {
 	Total nullable.Nullable[int64] `json:"total"`
 }
 
-// Turn defines model for Turn.
+// Turn One message to a session and everything the harness does until it has answered.
 type Turn struct {
 	// ID UUIDv7.
-	ID   string   `json:"id"`
+	ID string `json:"id"`
+
+	// Info What a turn used and how it ended.
 	Info TurnInfo `json:"info"`
 
 	// Parts The reply, empty until the turn has ended.
@@ -1290,7 +1303,7 @@ type TurnError struct {
 	Name string `json:"name"`
 }
 
-// TurnInfo defines model for TurnInfo.
+// TurnInfo What a turn used and how it ended.
 type TurnInfo struct {
 	// Cost US dollars, as far as the harness knows prices; else 0.
 	Cost float64 `json:"cost"`
@@ -1341,31 +1354,34 @@ type SkillID = string
 // Total defines model for Total.
 type Total = bool
 
-// BadRequest defines model for BadRequest.
+// BadParameter The one shape of every error.
+type BadParameter = Error
+
+// BadRequest The one shape of every error.
 type BadRequest = Error
 
-// Internal defines model for Internal.
+// Internal The one shape of every error.
 type Internal = Error
 
-// KeyReused defines model for KeyReused.
+// KeyReused The one shape of every error.
 type KeyReused = Error
 
-// NotFound defines model for NotFound.
+// NotFound The one shape of every error.
 type NotFound = Error
 
-// PreconditionFailed defines model for PreconditionFailed.
+// PreconditionFailed The one shape of every error.
 type PreconditionFailed = Error
 
-// TooLarge defines model for TooLarge.
+// TooLarge The one shape of every error.
 type TooLarge = Error
 
-// Unauthorized defines model for Unauthorized.
+// Unauthorized The one shape of every error.
 type Unauthorized = Error
 
-// Unavailable defines model for Unavailable.
+// Unavailable The one shape of every error.
 type Unavailable = Error
 
-// UnsupportedMediaType defines model for UnsupportedMediaType.
+// UnsupportedMediaType The one shape of every error.
 type UnsupportedMediaType = Error
 
 // ListAgentsParams defines parameters for ListAgents.
@@ -5904,7 +5920,7 @@ type ListAgentsResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *AgentList
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON500 the response for an HTTP 500 `application/json` response
@@ -5923,7 +5939,7 @@ func (r ListAgentsResponse) GetJSON200() *AgentList {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListAgentsResponse) GetJSON400() *BadRequest {
+func (r ListAgentsResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -6104,7 +6120,7 @@ type DeleteAgentResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -6122,7 +6138,7 @@ type DeleteAgentResponse struct {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r DeleteAgentResponse) GetJSON400() *BadRequest {
+func (r DeleteAgentResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -6201,7 +6217,7 @@ type GetAgentResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Agent
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -6224,7 +6240,7 @@ func (r GetAgentResponse) GetJSON200() *Agent {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r GetAgentResponse) GetJSON400() *BadRequest {
+func (r GetAgentResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -6548,7 +6564,7 @@ type DetachSkillResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *SkillDetached
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -6573,7 +6589,7 @@ func (r DetachSkillResponse) GetJSON200() *SkillDetached {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r DetachSkillResponse) GetJSON400() *BadRequest {
+func (r DetachSkillResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -6766,7 +6782,7 @@ type ListSessionsResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *SessionList
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON500 the response for an HTTP 500 `application/json` response
@@ -6785,7 +6801,7 @@ func (r ListSessionsResponse) GetJSON200() *SessionList {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListSessionsResponse) GetJSON400() *BadRequest {
+func (r ListSessionsResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -7013,7 +7029,7 @@ type AbortTurnResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Aborted
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -7040,7 +7056,7 @@ func (r AbortTurnResponse) GetJSON200() *Aborted {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r AbortTurnResponse) GetJSON400() *BadRequest {
+func (r AbortTurnResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -7285,7 +7301,7 @@ type StreamEventsResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *EventPage
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -7306,7 +7322,7 @@ func (r StreamEventsResponse) GetJSON200() *EventPage {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r StreamEventsResponse) GetJSON400() *BadRequest {
+func (r StreamEventsResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -7660,7 +7676,7 @@ type ListMessagesResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *TranscriptPage
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -7681,7 +7697,7 @@ func (r ListMessagesResponse) GetJSON200() *TranscriptPage {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListMessagesResponse) GetJSON400() *BadRequest {
+func (r ListMessagesResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -7755,7 +7771,7 @@ type RestartSessionResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Session
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -7784,7 +7800,7 @@ func (r RestartSessionResponse) GetJSON200() *Session {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r RestartSessionResponse) GetJSON400() *BadRequest {
+func (r RestartSessionResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -7866,7 +7882,7 @@ type GetSandboxLogsResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -7882,7 +7898,7 @@ type GetSandboxLogsResponse struct {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r GetSandboxLogsResponse) GetJSON400() *BadRequest {
+func (r GetSandboxLogsResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -7956,7 +7972,7 @@ type StopSessionResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *Session
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -7983,7 +7999,7 @@ func (r StopSessionResponse) GetJSON200() *Session {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r StopSessionResponse) GetJSON400() *BadRequest {
+func (r StopSessionResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -8065,7 +8081,7 @@ type OpenTerminalResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON403 the response for an HTTP 403 `application/json` response
@@ -8089,7 +8105,7 @@ type OpenTerminalResponse struct {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r OpenTerminalResponse) GetJSON400() *BadRequest {
+func (r OpenTerminalResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -8256,7 +8272,7 @@ type ListSkillsResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *SkillList
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON500 the response for an HTTP 500 `application/json` response
@@ -8275,7 +8291,7 @@ func (r ListSkillsResponse) GetJSON200() *SkillList {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListSkillsResponse) GetJSON400() *BadRequest {
+func (r ListSkillsResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -8449,7 +8465,7 @@ type DeleteSkillResponse struct {
 	Body         []byte
 	HTTPResponse *http.Response
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -8467,7 +8483,7 @@ type DeleteSkillResponse struct {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r DeleteSkillResponse) GetJSON400() *BadRequest {
+func (r DeleteSkillResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -8749,7 +8765,7 @@ type ListSkillVersionsResponse struct {
 	// JSON200 the response for an HTTP 200 `application/json` response
 	JSON200 *SkillList
 	// JSON400 the response for an HTTP 400 `application/json` response
-	JSON400 *BadRequest
+	JSON400 *BadParameter
 	// JSON401 the response for an HTTP 401 `application/json` response
 	JSON401 *Unauthorized
 	// JSON404 the response for an HTTP 404 `application/json` response
@@ -8770,7 +8786,7 @@ func (r ListSkillVersionsResponse) GetJSON200() *SkillList {
 }
 
 // GetJSON400 returns the response for an HTTP 400 `application/json` response
-func (r ListSkillVersionsResponse) GetJSON400() *BadRequest {
+func (r ListSkillVersionsResponse) GetJSON400() *BadParameter {
 	return r.JSON400
 }
 
@@ -9872,7 +9888,7 @@ func ParseListAgentsResponse(rsp *http.Response) (*ListAgentsResponse, error) {
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -10067,7 +10083,7 @@ func ParseDeleteAgentResponse(rsp *http.Response) (*DeleteAgentResponse, error) 
 		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -10158,7 +10174,7 @@ func ParseGetAgentResponse(rsp *http.Response) (*GetAgentResponse, error) {
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -10499,7 +10515,7 @@ func ParseDetachSkillResponse(rsp *http.Response) (*DetachSkillResponse, error) 
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -10722,7 +10738,7 @@ func ParseListSessionsResponse(rsp *http.Response) (*ListSessionsResponse, error
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -10949,7 +10965,7 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11211,7 +11227,7 @@ func ParseStreamEventsResponse(rsp *http.Response) (*StreamEventsResponse, error
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11583,7 +11599,7 @@ func ParseListMessagesResponse(rsp *http.Response) (*ListMessagesResponse, error
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11667,7 +11683,7 @@ func ParseRestartSessionResponse(rsp *http.Response) (*RestartSessionResponse, e
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11775,7 +11791,7 @@ func ParseGetSandboxLogsResponse(rsp *http.Response) (*GetSandboxLogsResponse, e
 
 	switch {
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11859,7 +11875,7 @@ func ParseStopSessionResponse(rsp *http.Response) (*StopSessionResponse, error) 
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -11963,7 +11979,7 @@ func ParseOpenTerminalResponse(rsp *http.Response) (*OpenTerminalResponse, error
 		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -12155,7 +12171,7 @@ func ParseListSkillsResponse(rsp *http.Response) (*ListSkillsResponse, error) {
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -12343,7 +12359,7 @@ func ParseDeleteSkillResponse(rsp *http.Response) (*DeleteSkillResponse, error) 
 		break // No content-type
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}
@@ -12636,7 +12652,7 @@ func ParseListSkillVersionsResponse(rsp *http.Response) (*ListSkillVersionsRespo
 		response.JSON200 = &dest
 
 	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 400:
-		var dest BadRequest
+		var dest BadParameter
 		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
 			return nil, err
 		}

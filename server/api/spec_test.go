@@ -2,6 +2,10 @@ package api
 
 import (
 	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,7 +17,7 @@ import (
 	"github.com/litellm-agent-platform/lap/server/session"
 )
 
-func readSpec(t *testing.T) *openapi3.T {
+func readSpec(t testing.TB) *openapi3.T {
 	t.Helper()
 	doc, err := gen.GetSpec()
 	if err != nil {
@@ -86,20 +90,82 @@ func TestLimitsInTheCodeAreThoseOfTheDocument(t *testing.T) {
 	}
 }
 
-func TestEveryErrorCodeIsDocumented(t *testing.T) {
-	t.Parallel()
-	spec, err := gen.GetSpecJSON()
+// codesInCode are the constants of errors.go whose names begin with code.
+func codesInCode(t *testing.T) []string {
+	t.Helper()
+	elsewhere := map[string]string{"TurnNotReady": session.TurnNotReady, "TurnInterrupted": session.TurnInterrupted}
+	file, err := parser.ParseFile(token.NewFileSet(), "errors.go", nil, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, code := range []string{
-		codeInvalidJSON, codeInvalidRequest, codeUnauthorized, codeNotFound, codeMethodNotAllowed, codeTooLarge, codeUnsupportedMedia,
-		codeSessionNotReady, codeTurnInterrupted, codeHarnessIsTUI, codeTooManyTurns, codeKeyReused, codePrecondition, codeNoGateway,
-		codeHarnessUnavailable, codeDatabase, codeShuttingDown, codeInternal, codeNotRestartable, codeExpired, codeCapacity, codeRate, codeNoSandbox,
-		codeBusy, codeNoTerminal, codeUnreachable, codeOrigin, codeUpgrade,
-	} {
-		if !strings.Contains(string(spec), "`"+code+"`") {
-			t.Errorf("%s is not in the document", code)
+	var codes []string
+	ast.Inspect(file, func(n ast.Node) bool {
+		spec, ok := n.(*ast.ValueSpec)
+		if !ok || !strings.HasPrefix(spec.Names[0].Name, "code") {
+			return true
+		}
+		switch v := spec.Values[0].(type) {
+		case *ast.BasicLit:
+			codes = append(codes, strings.Trim(v.Value, `"`))
+		case *ast.SelectorExpr:
+			if elsewhere[v.Sel.Name] == "" {
+				t.Errorf("the value of %s is not known here", spec.Names[0].Name)
+			}
+			codes = append(codes, elsewhere[v.Sel.Name])
+		}
+		return true
+	})
+	slices.Sort(codes)
+	return codes
+}
+
+// codesInTable are the codes of the document's table with their statuses.
+func codesInTable(doc *openapi3.T) map[string][]string {
+	table := map[string][]string{}
+	for _, m := range regexp.MustCompile("(?m)^\\| `(\\w+)` \\| ([0-9, ]+) \\| [^|]+ \\|$").FindAllStringSubmatch(doc.Info.Description, -1) {
+		table[m[1]] = strings.Split(m[2], ", ")
+	}
+	return table
+}
+
+func TestTheTableOfErrorCodesIsThatOfTheCode(t *testing.T) {
+	t.Parallel()
+	doc := readSpec(t)
+	table := codesInTable(doc)
+	if got, want := slices.Sorted(maps.Keys(table)), codesInCode(t); !slices.Equal(got, want) {
+		t.Errorf("the table has %q\nthe code has %q", got, want)
+	}
+	// An answer's description names its codes, and its examples show each of them.
+	answers := map[string][]string{codeMethodNotAllowed: {"405"}} // it belongs to no operation
+	for _, item := range doc.Paths.Map() {
+		for _, op := range item.Operations() {
+			for status, answer := range op.Responses.Map() {
+				media := answer.Value.Content["application/json"]
+				if status < "400" || media.Schema.Ref != "#/components/schemas/Error" {
+					continue
+				}
+				var shown []string
+				for name, example := range media.Examples {
+					code := example.Value.Value.(map[string]any)["code"].(string)
+					shown = append(shown, code)
+					if !strings.Contains(*answer.Value.Description, "`"+code+"`") {
+						t.Errorf("%s %s: the description does not name %s, which the example %s has", op.OperationID, status, code, name)
+					}
+					if !slices.Contains(answers[code], status) {
+						answers[code] = append(answers[code], status)
+					}
+				}
+				for code := range table {
+					if strings.Contains(*answer.Value.Description, "`"+code+"`") && !slices.Contains(shown, code) {
+						t.Errorf("%s %s: no example shows %s", op.OperationID, status, code)
+					}
+				}
+			}
+		}
+	}
+	for code, statuses := range table {
+		if slices.Sort(answers[code]); !slices.Equal(answers[code], statuses) {
+			t.Errorf("%s is in answers %q, the table says %q", code, answers[code], statuses)
 		}
 	}
 }

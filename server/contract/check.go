@@ -77,6 +77,11 @@ func (c *Checker) Check(r *http.Request, resp *http.Response, report func(error)
 	case resp.StatusCode == http.StatusSwitchingProtocols:
 		return nil // what follows is no answer, and its reader also writes
 	}
+	for _, name := range []string{"ETag", "Location"} {
+		if answer.Value.Headers[name] != nil && resp.Header.Get(name) == "" {
+			return fmt.Errorf("there is no %s header", name)
+		}
+	}
 	media, _, _ := strings.Cut(resp.Header.Get("Content-Type"), ";")
 	if media == "text/event-stream" {
 		resp.Body = &eventChecker{ReadCloser: resp.Body, checker: c, report: report}

@@ -28,6 +28,9 @@ func (g *Generator) leaked(x *Exchange) (wrong []string) {
 		if strings.Contains(strings.Join(values, ""), g.o.Marker) && name != "X-Request-Id" {
 			wrong = append(wrong, "header "+name+" holds what was sent")
 		}
+		if all := strings.Join(values, ""); strings.Contains(all, g.o.Key) || strings.Contains(all, g.o.Secret) {
+			wrong = append(wrong, "header "+name+" holds a secret")
+		}
 	}
 	if x.Status >= 400 && bytes.Contains(x.Body, []byte(g.o.Marker)) {
 		wrong = append(wrong, "the error holds what was sent")

@@ -24,7 +24,7 @@ import (
 // Options of a run.
 type Options struct {
 	URL, Key string
-	Requests int    // 0: 2000
+	Requests int    // random ones, 0: 2000; some more look at pages
 	Seed     uint64 // the same seed sends the same requests, but for their Idempotency-Keys, to a server that answers the same
 	// Sessions also opens sessions and sends messages: each takes a sandbox, and the model of the deployment answers.
 	Sessions bool
@@ -38,7 +38,8 @@ const (
 )
 
 // Run sends random requests, good ones and bad ones, to a deployment of the API, and compares the answers with the document: statuses,
-// bodies, headers, errors that name every fault and nothing that was sent, secrets that stay masked, repeats under an Idempotency-Key.
+// bodies, headers, errors that name every fault and nothing that was sent, secrets that stay masked, repeats under an Idempotency-Key, pages that
+// have each row once.
 // It changes and deletes only what it made itself, and deletes all of that before it returns. The error says that it could not run.
 func Run(ctx context.Context, o Options) (*Report, error) {
 	base, err := url.Parse(o.URL)
@@ -53,13 +54,13 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &runner{o: o, checker: checker, made: map[string]string{}, report: &Report{Seed: o.Seed}, http: o.Client}
+	r := &runner{o: o, checker: checker, run: uuid.NewString() + ".", made: map[string]string{}, report: &Report{Seed: o.Seed}, http: o.Client}
 	r.o.URL = strings.TrimSuffix(o.URL, "/")
 	if r.http == nil {
 		r.http = &http.Client{Timeout: 2 * time.Minute, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	}
 	r.gen = NewGenerator(doc, rand.New(rand.NewPCG(o.Seed, 0)), GeneratorOptions{
-		Key: o.Key, Marker: runMarker, Secret: runSecret, Run: uuid.NewString() + ".", Ends: func(q *Request) bool { return o.Sessions || q.Operation != "createSession" },
+		Key: o.Key, Marker: runMarker, Secret: runSecret, Run: r.run, Ends: func(q *Request) bool { return o.Sessions || q.Operation != "createSession" },
 	})
 	if err := r.reach(ctx); err != nil {
 		return nil, err
@@ -73,8 +74,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 			return r.report, errors.Join(err, r.clean(context.WithoutCancel(ctx)))
 		}
 	}
+	if err = ctx.Err(); err == nil {
+		err = r.pages(ctx)
+	}
 	r.report.Took = time.Since(begun)
-	return r.report, errors.Join(ctx.Err(), r.clean(context.WithoutCancel(ctx)))
+	return r.report, errors.Join(err, r.clean(context.WithoutCancel(ctx)))
 }
 
 type runner struct {
@@ -82,6 +86,7 @@ type runner struct {
 	gen     *Generator
 	checker *Checker
 	http    *http.Client
+	run     string            // begins what is named by this run
 	made    map[string]string // paths of what was made and not deleted, by id
 	report  *Report
 }
