@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bytes"
 	"crypto/sha256"
-	"database/sql"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -12,16 +11,15 @@ import (
 	"hash"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
 	"time"
 
-	_ "github.com/glebarez/go-sqlite" // the driver "sqlite", as in store; only children of sandboxd use it
 	"github.com/google/uuid"
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"github.com/litellm-agent-platform/lap/sandbox/harness"
 )
@@ -94,23 +92,11 @@ func pack(state harness.State, to string) (said childSaid, err error) {
 		return said, err
 	}
 	defer root.Close()
-	files := []stateFile{{name: state.Database}}
 	if state.Database != "" {
-		copied := to + ".db"
-		if err := vacuum(root, filepath.Join(state.Dir, state.Database), state.Database, copied); err != nil {
-			return said, errors.Join(err, removeIfThere(copied))
-		}
-		defer func() { err = errors.Join(err, removeIfThere(copied)) }()
-		return packFile(to, func(w *tar.Writer) error {
-			f, err := os.Open(copied)
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			return addFile(w, state.Database, f, new(int64))
-		})
+		return packFile(to, func(w *tar.Writer) error { return addDatabase(w, root, state.Database, to) })
 	}
-	if files, err = stateFiles(state.Dir); err != nil {
+	files, err := stateFiles(state.Dir)
+	if err != nil {
 		return said, err
 	}
 	return packFile(to, func(w *tar.Writer) error {
@@ -131,31 +117,114 @@ func pack(state harness.State, to string) (said childSaid, err error) {
 	})
 }
 
-// vacuum copies a database that is in use as a whole, at one moment of it.
-func vacuum(root *os.Root, path, name, to string) (err error) {
-	info, err := root.Lstat(name)
+// addDatabase adds an SQLite database that is in use as it is at one moment: the file, and what is written ahead of it. Both are copied
+// while nobody can write, which is short; a harness that wants to waits that long. SQLite itself, which could as well, would cost each
+// sandboxd 2 MB that does nothing but this.
+func addDatabase(w *tar.Writer, root *os.Root, name, beside string) (err error) {
+	var copied []*os.File
+	defer func() {
+		for _, f := range copied {
+			err = errors.Join(err, f.Close(), os.Remove(f.Name()))
+		}
+	}()
+	err = whileQuiet(root, name, func() error {
+		for i, end := range databaseFiles[:2] {
+			f, err := copyFile(root, name+end, beside+end)
+			if errors.Is(err, fs.ErrNotExist) && i > 0 {
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			copied = append(copied, f)
+		}
+		return nil
+	})
+	total := int64(0)
+	for i, f := range copied {
+		if err == nil {
+			err = addFile(w, name+databaseFiles[i], f, &total)
+		}
+	}
+	return err
+}
+
+// copyFile returns a copy to be read from its start.
+func copyFile(root *os.Root, name, to string) (*os.File, error) {
+	from, err := openFile(root, name, os.O_RDONLY)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	f, err := os.OpenFile(to+".copy", os.O_CREATE|os.O_RDWR|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	n, err := io.Copy(f, io.LimitReader(from, maxState+1))
+	if n > maxState {
+		err = errTooLarge
+	}
+	if _, seekErr := f.Seek(0, io.SeekStart); err == nil {
+		err = seekErr
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close(), os.Remove(f.Name()))
+	}
+	return f, nil
+}
+
+// openFile opens a regular file, and waits for no other end if it is something else.
+func openFile(root *os.Root, name string, flag int) (*os.File, error) {
+	f, err := root.OpenFile(name, flag|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, err
+	}
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(err, f.Close(), fmt.Errorf("%s is no file", name))
+	}
+	return f, nil
+}
+
+// The locks of SQLite: bytes of its files.
+var (
+	readersLock = unix.Flock_t{Type: unix.F_RDLCK, Start: 0x40000002, Len: 510} // of the database, against writers without a log
+	writersLock = unix.Flock_t{Type: unix.F_WRLCK, Start: 120, Len: 2}          // of -shm, against writers and what empties the log
+)
+
+const quietWithin = 10 * time.Second // for a harness to write what it is writing
+
+// whileQuiet runs fn while nobody writes to a database.
+func whileQuiet(root *os.Root, name string, fn func() error) error {
+	db, err := openFile(root, name, os.O_RDONLY)
 	if err != nil {
 		return err
 	}
-	if !info.Mode().IsRegular() {
-		return fmt.Errorf("%s is no file", name)
-	}
-	if info.Size() > maxState {
-		return errTooLarge
-	}
-	if err := removeIfThere(to); err != nil {
+	defer db.Close()
+	if err := lock(db, readersLock); err != nil {
 		return err
 	}
-	dsn := url.URL{Scheme: "file", Path: path, RawQuery: "mode=rw&_pragma=busy_timeout(10000)&_pragma=temp_store(2)"}
-	db, err := sql.Open("sqlite", dsn.String())
+	shm, err := openFile(root, name+databaseFiles[2], os.O_RDWR)
+	if errors.Is(err, fs.ErrNotExist) { // nobody has it open
+		return fn()
+	}
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if _, err := db.Exec("VACUUM INTO ?", to); err != nil { //nolint:noctx // the process ends with what started it
-		return fmt.Errorf("copy database: %w", err)
+	defer shm.Close()
+	if err := lock(shm, writersLock); err != nil {
+		return err
 	}
-	return nil
+	return fn()
+}
+
+// lock holds until the file is closed.
+func lock(f *os.File, l unix.Flock_t) error {
+	for deadline := time.Now().Add(quietWithin); ; time.Sleep(5 * time.Millisecond) {
+		err := unix.FcntlFlock(f.Fd(), unix.F_OFD_SETLK, &l)
+		if err == nil || time.Now().After(deadline) || !errors.Is(err, unix.EAGAIN) && !errors.Is(err, unix.EACCES) {
+			return err
+		}
+	}
 }
 
 // packFile writes what fill adds.
@@ -310,7 +379,7 @@ func unpackTo(root *os.Root, staging, database string, z io.Reader) (names []str
 		case h.Typeflag != tar.TypeReg:
 			return nil, fmt.Errorf("entry %.100q is no file", h.Name)
 		case !filepath.IsLocal(h.Name) || name != h.Name || strings.ContainsAny(name, "\\\x00") || strings.Count(name, "/") >= maxStateDepth,
-			database != "" && name != database:
+			database != "" && name != database && name != database+databaseFiles[1]:
 			return nil, fmt.Errorf("entry %.100q has no place", h.Name)
 		case len(names) == maxStateFiles:
 			return nil, fmt.Errorf("%w: more than %d entries", errTooLarge, maxStateFiles)

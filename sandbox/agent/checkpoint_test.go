@@ -20,6 +20,7 @@ import (
 	"strings"
 	"testing"
 
+	_ "github.com/glebarez/go-sqlite" // the driver "sqlite"
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"

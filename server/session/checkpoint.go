@@ -137,6 +137,9 @@ func (r *reconciler) salvage(ctx context.Context, s store.Session, box sandbox.I
 			return err
 		}
 		h := health.JSON200
+		if h != nil && h.State == "unbound" {
+			return nil // it has never had any
+		}
 		if h == nil || h.SandboxID != string(box) || h.SessionID == nil || *h.SessionID != s.ID || h.Attempt < 1 || h.Attempt > s.Attempt {
 			return fmt.Errorf("the sandbox serves no attempt of the session: %s", refusal(health.StatusCode(), health.Body))
 		}
@@ -144,7 +147,7 @@ func (r *reconciler) salvage(ctx context.Context, s store.Session, box sandbox.I
 		return err
 	}()
 	if err != nil {
-		o.Logger.Info("the last state of a sandbox is lost", "session_id", s.ID, "sandbox_id", box, "err", err)
+		o.Logger.Info("the last state of a sandbox was not fetched", "session_id", s.ID, "sandbox_id", box, "err", err)
 	}
 }
 
