@@ -210,7 +210,7 @@ var goroutineCount = regexp.MustCompile(`(?m)^go_goroutines ([0-9]+)`)
 
 func goroutines(t testing.TB, metrics string) int {
 	t.Helper()
-	resp, err := http.Get("http://" + metrics + "/metrics") //nolint:noctx // it answers at once
+	resp, err := http.Get("http://" + metrics + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}

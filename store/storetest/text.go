@@ -2,6 +2,7 @@ package storetest
 
 import (
 	"database/sql"
+	"errors"
 	"net/url"
 	"testing"
 
@@ -24,7 +25,7 @@ func Text(t testing.TB, o store.Options, query string, args ...any) string {
 	}
 	defer db.Close()
 	var text string
-	if err := db.QueryRowContext(t.Context(), query, args...).Scan(&text); err != nil && err != sql.ErrNoRows { //nolint:errorlint // it is returned as it is
+	if err := db.QueryRowContext(t.Context(), query, args...).Scan(&text); err != nil && !errors.Is(err, sql.ErrNoRows) {
 		t.Fatalf("%s: %v", query, err)
 	}
 	return text
