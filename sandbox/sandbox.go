@@ -91,6 +91,8 @@ type Runtime interface {
 	// Delete ends a sandbox with every process in it and forgets it. It is idempotent and never removes the workspace. When it
 	// returns nil, nothing of the sandbox runs any more.
 	Delete(ctx context.Context, id ID) error
+	// KeepsWorkspaces tells whether a sandbox finds the workspace as the session's last one left it. If not, it is empty each time.
+	KeepsWorkspaces() bool
 	// DeleteWorkspace removes the files of a session. It is idempotent. No sandbox of the session may be left.
 	DeleteWorkspace(ctx context.Context, sessionID string) error
 	// Watch sends the id of a sandbox whenever something about it changed, until ctx ends; then the channel is closed. It may

@@ -35,7 +35,7 @@ func rekey(ctx context.Context, args, environ []string, stdout, stderr io.Writer
 	if err != nil {
 		return err
 	}
-	done, err := st.Rekey(ctx, func(done int64) { fmt.Fprintf(stdout, "%d agent versions sealed again\n", done) })
+	done, err := st.Rekey(ctx, func(done int64) { fmt.Fprintf(stdout, "%d values sealed again\n", done) })
 	uses, countErr := st.KeyUses(ctx)
 	if err := errors.Join(err, countErr, st.Close()); err != nil {
 		return fmt.Errorf("rekey: %w", err)
@@ -75,7 +75,7 @@ func openForRekey(ctx context.Context, cfg *config.Config, log *slog.Logger) (*s
 
 // reportKeys prints what still needs each key, by id, in the order of the list.
 func reportKeys(w io.Writer, done int64, uses []store.KeyUse) error {
-	fmt.Fprintf(w, "%d agent versions were sealed again with the first key, %s.\n", done, uses[0].ID)
+	fmt.Fprintf(w, "%d agent versions and checkpoints were sealed again with the first key, %s.\n", done, uses[0].ID)
 	var removable []string
 	for i, u := range uses[1:] {
 		name := fmt.Sprintf("%s (key %d of ENCRYPTION_KEY)", u.ID, i+2)
@@ -103,6 +103,7 @@ func needs(u store.KeyUse) string {
 		what string
 	}{
 		{u.Sealed, "%d agent versions (written by a server that seals with it: run lap rekey again when there is none)"},
+		{u.Checkpoints, "%d checkpoints (likewise)"},
 		{u.Sandboxes, "%d sandboxes (until their sessions end or are restarted)"},
 		{u.Digests, "%d requests with an Idempotency-Key (until 24 h after they were made)"},
 	} {

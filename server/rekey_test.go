@@ -93,7 +93,7 @@ func TestRekeyMakesTheOldKeyUnnecessary(t *testing.T) {
 		} else {
 			defer r.close(s)
 		}
-		if !ok || !strings.Contains(out, "1 agent versions were sealed again") || !strings.Contains(out, "first key: "+old+" (key 2 of ENCRYPTION_KEY).") {
+		if !ok || !strings.Contains(out, "1 agent versions and checkpoints were sealed again") || !strings.Contains(out, "first key: "+old+" (key 2 of ENCRYPTION_KEY).") {
 			t.Fatalf("rekey: %s", out)
 		}
 		only := r.open(newEncryption)

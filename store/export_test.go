@@ -107,7 +107,7 @@ func Waiting(t *testing.T, s *Store) bool {
 func Columns(t *testing.T, s *Store) (models, tables map[string][]string) {
 	t.Helper()
 	models, tables = map[string][]string{}, map[string][]string{}
-	for _, model := range []any{&agentRow{}, &versionRow{}, &skillRow{}, &skillVersionRow{}, &fileRow{}, &Session{}, &Turn{}, &eventRow{}} {
+	for _, model := range []any{&agentRow{}, &versionRow{}, &skillRow{}, &skillVersionRow{}, &fileRow{}, &Session{}, &Turn{}, &eventRow{}, &Checkpoint{}} {
 		parsed, err := schema.Parse(model, &sync.Map{}, schema.NamingStrategy{})
 		if err != nil {
 			t.Fatal(err)

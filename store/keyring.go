@@ -21,7 +21,9 @@ const (
 	headerSize    = 1 + keyIDSize
 )
 
-var errSealed = errors.New("sealed value cannot be opened")
+// ErrSealed means that a value was sealed with a key that the ring does not hold,
+// or is damaged.
+var ErrSealed = errors.New("sealed value cannot be opened")
 
 // Keyring seals values and derives keys from the platform's encryption keys.
 // The first key seals; all of them open, so a key is rotated by putting a new
@@ -111,16 +113,16 @@ func (k *Keyring) header() []byte { return append([]byte{sealedVersion}, k.keys[
 // Open decrypts what Seal made with any key of the ring.
 func (k *Keyring) Open(sealed, ad []byte) ([]byte, error) {
 	if len(sealed) < headerSize+nonceSize || sealed[0] != sealedVersion {
-		return nil, fmt.Errorf("%w: unknown format", errSealed)
+		return nil, fmt.Errorf("%w: unknown format", ErrSealed)
 	}
 	key, ok := k.find(sealed[1:headerSize])
 	if !ok {
-		return nil, fmt.Errorf("%w: no key %x in the ring", errSealed, sealed[1:headerSize])
+		return nil, fmt.Errorf("%w: no key %x in the ring", ErrSealed, sealed[1:headerSize])
 	}
 	nonce, text := sealed[headerSize:headerSize+nonceSize], sealed[headerSize+nonceSize:]
 	plain, err := key.aead.Open(nil, nonce, text, sealedAD(sealed[:headerSize], ad))
 	if err != nil {
-		return nil, fmt.Errorf("%w: not authentic", errSealed)
+		return nil, fmt.Errorf("%w: not authentic", ErrSealed)
 	}
 	return plain, nil
 }

@@ -14,15 +14,16 @@ const rekeyBatch = 100
 
 // KeyUse says what in the database needs one encryption key.
 type KeyUse struct {
-	ID        string // as in Keyring.IDs
-	Listed    bool   // in the ring
-	Sealed    int64  // versions of agents whose secrets it seals
-	Sandboxes int64  // sandboxes that obey only calls signed with it
-	Digests   int64  // requests of the last 24 h whose repeats it recognises
+	ID          string // as in Keyring.IDs
+	Listed      bool   // in the ring
+	Sealed      int64  // versions of agents whose secrets it seals
+	Checkpoints int64  // checkpoints that it seals
+	Sandboxes   int64  // sandboxes that obey only calls signed with it
+	Digests     int64  // requests of the last 24 h whose repeats it recognises
 }
 
 // Needed reports whether removing the key would lose something.
-func (u KeyUse) Needed() bool { return u.Sealed+u.Sandboxes+u.Digests > 0 }
+func (u KeyUse) Needed() bool { return u.Sealed+u.Checkpoints+u.Sandboxes+u.Digests > 0 }
 
 // Rekey seals everything again that is not sealed with the first key of the
 // ring, and returns how many values it changed. It may be stopped and begun
@@ -40,6 +41,9 @@ func (s *Store) Rekey(ctx context.Context, progress func(done int64)) (done int6
 	for _, u := range uses {
 		if u.Sealed > 0 && !u.Listed {
 			return 0, fmt.Errorf("%d versions of agents are sealed with key %s, which is not in the list", u.Sealed, u.ID)
+		}
+		if u.Checkpoints > 0 && !u.Listed {
+			return 0, fmt.Errorf("%d checkpoints are sealed with key %s, which is not in the list", u.Checkpoints, u.ID)
 		}
 	}
 	var unread int64
@@ -61,8 +65,17 @@ func (s *Store) Rekey(ctx context.Context, progress func(done int64)) (done int6
 			progress(done)
 		}
 	}
-	if unread > 0 {
-		return done, fmt.Errorf("%d versions of agents hold damaged secrets and were left as they are", unread)
+	lost, err := s.rekeyCheckpoints(ctx, func() {
+		done++
+		if progress != nil {
+			progress(done)
+		}
+	})
+	if err != nil {
+		return done, fmt.Errorf("seal checkpoints again: %w", err)
+	}
+	if unread+lost > 0 {
+		return done, fmt.Errorf("%d versions of agents and %d checkpoints are damaged and were left as they are", unread, lost)
 	}
 	return done, nil
 }
@@ -117,6 +130,8 @@ var keyed = []struct {
 }{
 	{query: `SELECT substr(env_sealed, 2, 4) AS id, COUNT(*) AS n FROM agent_versions WHERE length(env_sealed) > 0 GROUP BY 1 ORDER BY 1`,
 		of: func(u *KeyUse) *int64 { return &u.Sealed }},
+	{query: `SELECT substr(sealed, 2, 4) AS id, COUNT(*) AS n FROM checkpoints GROUP BY 1 ORDER BY 1`,
+		of: func(u *KeyUse) *int64 { return &u.Checkpoints }},
 	{query: `SELECT key_id AS id, COUNT(*) AS n FROM sessions WHERE NOT settled AND sandbox_id <> '' GROUP BY 1 ORDER BY 1`,
 		of: func(u *KeyUse) *int64 { return &u.Sandboxes }},
 	{query: `SELECT substr(digest, 1, 4) AS id, COUNT(*) AS n FROM answers WHERE created_at > ? GROUP BY 1 ORDER BY 1`, recent: true,

@@ -39,13 +39,14 @@ func (s *Store) sessionIDs(ctx context.Context, order string, limit int, conditi
 }
 
 // PurgeSession removes the rows of a session that ended before a time and of
-// which nothing is left elsewhere: events, then turns, then the session, in
+// which nothing is left elsewhere: events, then turns, its checkpoint, then the session, in
 // small transactions of the leader. Stopped in the middle it is begun again
 // later, for the session goes last. It does nothing to any other session.
 func (s *Store) PurgeSession(ctx context.Context, l Lease, id string, before time.Time) error {
 	for _, step := range []string{
 		`DELETE FROM events WHERE session_id = @id AND seq IN (SELECT seq FROM events WHERE session_id = @id ORDER BY seq LIMIT @rows)`,
 		`DELETE FROM turns WHERE session_id = @id AND position IN (SELECT position FROM turns WHERE session_id = @id ORDER BY position LIMIT @rows)`,
+		`DELETE FROM checkpoints WHERE session_id = @id`,
 		`DELETE FROM sessions WHERE id = @id`,
 	} {
 		for n := int64(purgeRows); n == purgeRows; {

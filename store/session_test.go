@@ -276,3 +276,26 @@ func TestTextThatADatabaseRefusesIsMadeStorable(t *testing.T) {
 		}
 	})
 }
+
+func TestOpenTurnsAreSeenUntilTheyEnd(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		sess, other := newSession(t, s), newSession(t, s)
+		has := func(want bool) {
+			t.Helper()
+			for id, want := range map[string]bool{sess.ID: want, other.ID: false, "x'": false} {
+				if got, err := s.HasOpenTurns(t.Context(), id); err != nil || got != want {
+					t.Errorf("session %s has open turns: %v, %v", id, got, err)
+				}
+			}
+		}
+		has(false)
+		var turn store.Turn
+		check(t, s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error { return tx.AddTurn(&turn) }))
+		for _, status := range []string{"queued", "handed", "completed"} {
+			turn.Status = status
+			check(t, s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error { return tx.SaveTurn(&turn) }))
+			has(status != "completed")
+		}
+	})
+}

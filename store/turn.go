@@ -123,6 +123,17 @@ func (tx *SessionTx) OpenTurns() ([]Turn, error) {
 	return turns, nil
 }
 
+// HasOpenTurns tells whether a session has queued or handed turns.
+func (s *Store) HasOpenTurns(ctx context.Context, sessionID string) (has bool, err error) {
+	err = s.query(ctx, func(db *gorm.DB) error {
+		return db.Raw("SELECT EXISTS (SELECT 1 FROM turns WHERE session_id = ? AND status IN ('queued', 'handed'))", idOrZero(sessionID)).Scan(&has).Error
+	})
+	if err != nil {
+		return false, fmt.Errorf("look for open turns: %w", err)
+	}
+	return has, nil
+}
+
 // GetTurn returns one turn of a session.
 func (s *Store) GetTurn(ctx context.Context, sessionID, turnID string) (t Turn, err error) {
 	if !validID(sessionID) {

@@ -650,7 +650,7 @@ type ErrorDetail struct {
 
 // Event One event of a session. Types and their `data`:
 // `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept
-// or fresh; when its sandbox is ready also conversation: new, resumed or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
+// or fresh; when its sandbox is ready also conversation: new, resumed, restored, which is resumed from a checkpoint in a fresh workspace, or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
 // `turn.started` {} · `message.delta` {part_id, offset, text} · `message.part` {part_id, part} (the whole part; replaces
 // its deltas) · `tool.started` {part_id, part} · `tool.completed` {part_id, part} · `turn.completed` {info} ·
 // `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {kind, …}, in the harness's own words: with `kind: retry` the

@@ -113,7 +113,7 @@ type OutputPart struct {
 }
 
 // Record One entry of the event log. Types and their data:
-// phase {phase, detail} · ready {harness_session_id, conversation: new, resumed or replayed (from transcript)} · failed {reason} · harness.exited {reason} · turn.started {} ·
+// phase {phase, detail} · ready {harness_session_id, conversation: new, resumed, restored (from checkpoint) or replayed (from transcript)} · failed {reason} · harness.exited {reason} · turn.started {} ·
 // message.delta, message.part, tool.started, tool.completed, harness.event, error (as in the public API) ·
 // turn.completed, turn.failed, turn.aborted {result}.
 type Record struct {
@@ -148,6 +148,9 @@ type Repo struct {
 type SessionConfig struct {
 	Attempt int32 `json:"attempt"`
 
+	// Checkpoint SHA-256 in hex of the state that putCheckpoint brought and that harness_session_id is in. Absent: none is to be used.
+	Checkpoint *string `json:"checkpoint,omitempty"`
+
 	// Egress The way out. sandboxd gives tools a proxy on loopback, which needs no password, and passes on to this one with the
 	// credential. Absent: tools connect as they like.
 	Egress *Egress `json:"egress,omitempty"`
@@ -164,11 +167,14 @@ type SessionConfig struct {
 	// InitialPrompt Typed into the terminal once the harness is ready, in the first attempt only; for terminal harnesses.
 	InitialPrompt *string  `json:"initial_prompt,omitempty"`
 	McpServers    []string `json:"mcp_servers,omitempty"`
-	Model         string   `json:"model"`
-	Prompt        *string  `json:"prompt,omitempty"`
-	Repo          *Repo    `json:"repo,omitempty"`
-	Requirements  *string  `json:"requirements,omitempty"`
-	SessionID     string   `json:"session_id"`
+
+	// Missed What was said after the checkpoint, to be told to the conversation that is restored from it.
+	Missed       *string `json:"missed,omitempty"`
+	Model        string  `json:"model"`
+	Prompt       *string `json:"prompt,omitempty"`
+	Repo         *Repo   `json:"repo,omitempty"`
+	Requirements *string `json:"requirements,omitempty"`
+	SessionID    string  `json:"session_id"`
 
 	// Transcript What was said before, for a harness that cannot resume its conversation and for no other.
 	Transcript *string `json:"transcript,omitempty"`
@@ -206,6 +212,12 @@ type TurnResult struct {
 
 // Refused defines model for Refused.
 type Refused = Refusal
+
+// GetCheckpointParams defines parameters for GetCheckpoint.
+type GetCheckpointParams struct {
+	// Have The mark of the state that the caller has.
+	Have *string `form:"have,omitempty" json:"have,omitempty"`
+}
 
 // StreamEventsParams defines parameters for StreamEvents.
 type StreamEventsParams struct {
@@ -301,6 +313,24 @@ func WithRequestEditorFn(fn RequestEditorFn) ClientOption {
 // The interface specification for the client above.
 type ClientInterface interface {
 
+	// GetCheckpoint Fetch the state of the harness
+	//
+	// All that the harness needs to go on with its conversations in another workspace, as it is now: a tar in one zstd stream, of
+	// at most 32 MiB. It is consistent even while a turn runs. 409 while the harness has not been ready, 413 if it would be larger.
+	//
+	// Corresponds with GET /v1/checkpoint (the `GetCheckpoint` operationId).
+	GetCheckpoint(ctx context.Context, params *GetCheckpointParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// PutCheckpointWithBody Give back the state of the harness
+	//
+	// Before a session is bound; the last one counts, if the binding names it. It is unpacked before the harness starts. One that
+	// cannot be used is said so on the event log, and the conversation is made from the transcript.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with PUT /v1/checkpoint (the `PutCheckpoint` operationId).
+	PutCheckpointWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RenewEgressWithBody Replace the credential of the way out
 	//
 	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
@@ -387,6 +417,44 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/turns/{turn_id}/abort (the `AbortTurn` operationId).
 	AbortTurn(ctx context.Context, turnID string, reqEditors ...RequestEditorFn) (*http.Response, error)
+}
+
+// GetCheckpoint Fetch the state of the harness
+//
+// All that the harness needs to go on with its conversations in another workspace, as it is now: a tar in one zstd stream, of
+// at most 32 MiB. It is consistent even while a turn runs. 409 while the harness has not been ready, 413 if it would be larger.
+//
+// Corresponds with GET /v1/checkpoint (the `GetCheckpoint` operationId).
+func (c *Client) GetCheckpoint(ctx context.Context, params *GetCheckpointParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetCheckpointRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// PutCheckpointWithBody Give back the state of the harness
+//
+// Before a session is bound; the last one counts, if the binding names it. It is unpacked before the harness starts. One that
+// cannot be used is said so on the event log, and the conversation is made from the transcript.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with PUT /v1/checkpoint (the `PutCheckpoint` operationId).
+func (c *Client) PutCheckpointWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewPutCheckpointRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
 }
 
 // RenewEgressWithBody Replace the credential of the way out
@@ -574,6 +642,89 @@ func (c *Client) AbortTurn(ctx context.Context, turnID string, reqEditors ...Req
 		return nil, err
 	}
 	return c.Client.Do(req)
+}
+
+// NewGetCheckpointRequest constructs an http.Request for the GetCheckpoint method
+func NewGetCheckpointRequest(server string, params *GetCheckpointParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/checkpoint")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.Have != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "have", *params.Have, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewPutCheckpointRequestWithBody constructs an http.Request for the PutCheckpoint method, with any body, and a specified content type
+func NewPutCheckpointRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/checkpoint")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPut, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
 }
 
 // NewRenewEgressRequest calls the generic RenewEgress builder with application/json body
@@ -921,6 +1072,26 @@ func WithBaseURL(baseURL string) ClientOption {
 // ClientWithResponsesInterface is the interface specification for the client with responses above.
 type ClientWithResponsesInterface interface {
 
+	// GetCheckpointWithResponse Fetch the state of the harness
+	//
+	// All that the harness needs to go on with its conversations in another workspace, as it is now: a tar in one zstd stream, of
+	// at most 32 MiB. It is consistent even while a turn runs. 409 while the harness has not been ready, 413 if it would be larger.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/checkpoint (the `GetCheckpoint` operationId).
+	GetCheckpointWithResponse(ctx context.Context, params *GetCheckpointParams, reqEditors ...RequestEditorFn) (*GetCheckpointResponse, error)
+
+	// PutCheckpointWithBodyWithResponse Give back the state of the harness
+	//
+	// Before a session is bound; the last one counts, if the binding names it. It is unpacked before the harness starts. One that
+	// cannot be used is said so on the event log, and the conversation is made from the transcript.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with PUT /v1/checkpoint (the `PutCheckpoint` operationId).
+	PutCheckpointWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCheckpointResponse, error)
+
 	// RenewEgressWithBodyWithResponse Replace the credential of the way out
 	//
 	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
@@ -1015,6 +1186,127 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/turns/{turn_id}/abort (the `AbortTurn` operationId).
 	AbortTurnWithResponse(ctx context.Context, turnID string, reqEditors ...RequestEditorFn) (*AbortTurnResponse, error)
+}
+
+// GetCheckpointResponse200Headers the declared response headers of an HTTP 200 response for GetCheckpoint
+type GetCheckpointResponse200Headers struct {
+	CheckpointConversation string
+	CheckpointMark         string
+	CheckpointNumber       int64
+	CheckpointSha256       string
+	CheckpointTurn         *string
+}
+
+type GetCheckpointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Refused
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Refused
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *Refused
+	// Headers200 the parsed response headers for an HTTP 200 response
+	Headers200 *GetCheckpointResponse200Headers
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r GetCheckpointResponse) GetJSON401() *Refused {
+	return r.JSON401
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r GetCheckpointResponse) GetJSON409() *Refused {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r GetCheckpointResponse) GetJSON413() *Refused {
+	return r.JSON413
+}
+
+// GetBody returns the raw response body bytes
+func (r GetCheckpointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetCheckpointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetCheckpointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetCheckpointResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+type PutCheckpointResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON401 the response for an HTTP 401 `application/json` response
+	JSON401 *Refused
+	// JSON409 the response for an HTTP 409 `application/json` response
+	JSON409 *Refused
+	// JSON413 the response for an HTTP 413 `application/json` response
+	JSON413 *Refused
+}
+
+// GetJSON401 returns the response for an HTTP 401 `application/json` response
+func (r PutCheckpointResponse) GetJSON401() *Refused {
+	return r.JSON401
+}
+
+// GetJSON409 returns the response for an HTTP 409 `application/json` response
+func (r PutCheckpointResponse) GetJSON409() *Refused {
+	return r.JSON409
+}
+
+// GetJSON413 returns the response for an HTTP 413 `application/json` response
+func (r PutCheckpointResponse) GetJSON413() *Refused {
+	return r.JSON413
+}
+
+// GetBody returns the raw response body bytes
+func (r PutCheckpointResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r PutCheckpointResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r PutCheckpointResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r PutCheckpointResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
 }
 
 type RenewEgressResponse struct {
@@ -1374,6 +1666,38 @@ func (r AbortTurnResponse) ContentType() string {
 	return ""
 }
 
+// GetCheckpointWithResponse Fetch the state of the harness
+//
+// All that the harness needs to go on with its conversations in another workspace, as it is now: a tar in one zstd stream, of
+// at most 32 MiB. It is consistent even while a turn runs. 409 while the harness has not been ready, 413 if it would be larger.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/checkpoint (the `GetCheckpoint` operationId).
+func (c *ClientWithResponses) GetCheckpointWithResponse(ctx context.Context, params *GetCheckpointParams, reqEditors ...RequestEditorFn) (*GetCheckpointResponse, error) {
+	rsp, err := c.GetCheckpoint(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetCheckpointResponse(rsp)
+}
+
+// PutCheckpointWithBodyWithResponse Give back the state of the harness
+//
+// Before a session is bound; the last one counts, if the binding names it. It is unpacked before the harness starts. One that
+// cannot be used is said so on the event log, and the conversation is made from the transcript.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with PUT /v1/checkpoint (the `PutCheckpoint` operationId).
+func (c *ClientWithResponses) PutCheckpointWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCheckpointResponse, error) {
+	rsp, err := c.PutCheckpointWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParsePutCheckpointResponse(rsp)
+}
+
 // RenewEgressWithBodyWithResponse Replace the credential of the way out
 //
 // Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
@@ -1527,6 +1851,133 @@ func (c *ClientWithResponses) AbortTurnWithResponse(ctx context.Context, turnID 
 		return nil, err
 	}
 	return ParseAbortTurnResponse(rsp)
+}
+
+// ParseGetCheckpointResponse parses an HTTP response from a GetCheckpointWithResponse call
+func ParseGetCheckpointResponse(rsp *http.Response) (*GetCheckpointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetCheckpointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 200:
+		var headers GetCheckpointResponse200Headers
+		if values := rsp.Header.Values("Checkpoint-Conversation"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Checkpoint-Conversation", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CheckpointConversation = value
+		}
+		if values := rsp.Header.Values("Checkpoint-Mark"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Checkpoint-Mark", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CheckpointMark = value
+		}
+		if values := rsp.Header.Values("Checkpoint-Number"); len(values) > 0 {
+			var value int64
+			if err := runtime.BindStyledParameterWithOptions("simple", "Checkpoint-Number", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "integer", Format: "int64"}); err != nil {
+				return nil, err
+			}
+			headers.CheckpointNumber = value
+		}
+		if values := rsp.Header.Values("Checkpoint-Sha256"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Checkpoint-Sha256", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CheckpointSha256 = value
+		}
+		if values := rsp.Header.Values("Checkpoint-Turn"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Checkpoint-Turn", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.CheckpointTurn = &value
+		}
+		response.Headers200 = &headers
+	}
+
+	return response, nil
+}
+
+// ParsePutCheckpointResponse parses an HTTP response from a PutCheckpointWithResponse call
+func ParsePutCheckpointResponse(rsp *http.Response) (*PutCheckpointResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &PutCheckpointResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 401:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON401 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 409:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON409 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 413:
+		var dest Refused
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON413 = &dest
+
+	}
+
+	return response, nil
 }
 
 // ParseRenewEgressResponse parses an HTTP response from a RenewEgressWithResponse call
@@ -1795,6 +2246,12 @@ func ParseAbortTurnResponse(rsp *http.Response) (*AbortTurnResponse, error) {
 
 // ServerInterface represents all server handlers.
 type ServerInterface interface {
+	// GetCheckpoint Fetch the state of the harness
+	// (GET /v1/checkpoint)
+	GetCheckpoint(w http.ResponseWriter, r *http.Request, params GetCheckpointParams)
+	// PutCheckpoint Give back the state of the harness
+	// (PUT /v1/checkpoint)
+	PutCheckpoint(w http.ResponseWriter, r *http.Request)
 	// RenewEgress Replace the credential of the way out
 	// (PUT /v1/egress)
 	RenewEgress(w http.ResponseWriter, r *http.Request)
@@ -1826,6 +2283,53 @@ type ServerInterfaceWrapper struct {
 }
 
 type MiddlewareFunc func(http.Handler) http.Handler
+
+// GetCheckpoint operation middleware
+func (siw *ServerInterfaceWrapper) GetCheckpoint(w http.ResponseWriter, r *http.Request) {
+
+	var err error
+	_ = err
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params GetCheckpointParams
+
+	// ------------- Optional query parameter "have" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "have", r.URL.Query(), &params.Have, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		var requiredError *runtime.RequiredParameterError
+		if errors.As(err, &requiredError) {
+			siw.ErrorHandlerFunc(w, r, &RequiredParamError{ParamName: "have"})
+		} else {
+			siw.ErrorHandlerFunc(w, r, &InvalidParamFormatError{ParamName: "have", Err: err})
+		}
+		return
+	}
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.GetCheckpoint(w, r, params)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
+
+// PutCheckpoint operation middleware
+func (siw *ServerInterfaceWrapper) PutCheckpoint(w http.ResponseWriter, r *http.Request) {
+
+	handler := http.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		siw.Handler.PutCheckpoint(w, r)
+	}))
+
+	for _, middleware := range siw.HandlerMiddlewares {
+		handler = middleware(handler)
+	}
+
+	handler.ServeHTTP(w, r)
+}
 
 // RenewEgress operation middleware
 func (siw *ServerInterfaceWrapper) RenewEgress(w http.ResponseWriter, r *http.Request) {
@@ -2111,6 +2615,8 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/health", wrapper.GetHealth)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/session", wrapper.BindSession)
 	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/egress", wrapper.RenewEgress)
+	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/checkpoint", wrapper.GetCheckpoint)
+	m.HandleFunc(http.MethodPut+" "+options.BaseURL+"/v1/checkpoint", wrapper.PutCheckpoint)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/turns", wrapper.StartTurn)
 	m.HandleFunc(http.MethodPost+" "+options.BaseURL+"/v1/turns/{turn_id}/abort", wrapper.AbortTurn)
 	m.HandleFunc(http.MethodGet+" "+options.BaseURL+"/v1/terminal", wrapper.OpenTerminal)
@@ -2120,6 +2626,158 @@ func HandlerWithOptions(si ServerInterface, options StdHTTPServerOptions) http.H
 }
 
 type RefusedJSONResponse Refusal
+
+type GetCheckpointRequestObject struct {
+	Params GetCheckpointParams
+}
+
+type GetCheckpointResponseObject interface {
+	VisitGetCheckpointResponse(w http.ResponseWriter) error
+}
+
+type GetCheckpoint200ResponseHeaders struct {
+	CheckpointConversation string
+	CheckpointMark         string
+	CheckpointNumber       int64
+	CheckpointSha256       string
+	CheckpointTurn         *string
+}
+
+type GetCheckpoint200ApplicationZstdResponse struct {
+	Body          io.Reader
+	Headers       GetCheckpoint200ResponseHeaders
+	ContentLength int64
+}
+
+func (response GetCheckpoint200ApplicationZstdResponse) VisitGetCheckpointResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "application/zstd")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.Header().Set("Checkpoint-Conversation", fmt.Sprint(response.Headers.CheckpointConversation))
+	w.Header().Set("Checkpoint-Mark", fmt.Sprint(response.Headers.CheckpointMark))
+	w.Header().Set("Checkpoint-Number", fmt.Sprint(response.Headers.CheckpointNumber))
+	w.Header().Set("Checkpoint-Sha256", fmt.Sprint(response.Headers.CheckpointSha256))
+	if response.Headers.CheckpointTurn != nil {
+		w.Header().Set("Checkpoint-Turn", fmt.Sprint(*response.Headers.CheckpointTurn))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type GetCheckpoint204Response struct {
+}
+
+func (response GetCheckpoint204Response) VisitGetCheckpointResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type GetCheckpoint401JSONResponse struct{ RefusedJSONResponse }
+
+func (response GetCheckpoint401JSONResponse) VisitGetCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCheckpoint409JSONResponse Refusal
+
+func (response GetCheckpoint409JSONResponse) VisitGetCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetCheckpoint413JSONResponse Refusal
+
+func (response GetCheckpoint413JSONResponse) VisitGetCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutCheckpointRequestObject struct {
+	Body io.Reader
+}
+
+type PutCheckpointResponseObject interface {
+	VisitPutCheckpointResponse(w http.ResponseWriter) error
+}
+
+type PutCheckpoint204Response struct {
+}
+
+func (response PutCheckpoint204Response) VisitPutCheckpointResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type PutCheckpoint401JSONResponse struct{ RefusedJSONResponse }
+
+func (response PutCheckpoint401JSONResponse) VisitPutCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(401)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutCheckpoint409JSONResponse Refusal
+
+func (response PutCheckpoint409JSONResponse) VisitPutCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(409)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type PutCheckpoint413JSONResponse Refusal
+
+func (response PutCheckpoint413JSONResponse) VisitPutCheckpointResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(413)
+	_, err := buf.WriteTo(w)
+	return err
+}
 
 type RenewEgressRequestObject struct {
 	Body *RenewEgressJSONRequestBody
@@ -2491,6 +3149,12 @@ func (response AbortTurn401JSONResponse) VisitAbortTurnResponse(w http.ResponseW
 
 // StrictServerInterface represents all server handlers.
 type StrictServerInterface interface {
+	// GetCheckpoint Fetch the state of the harness
+	// (GET /v1/checkpoint)
+	GetCheckpoint(ctx context.Context, request GetCheckpointRequestObject) (GetCheckpointResponseObject, error)
+	// PutCheckpoint Give back the state of the harness
+	// (PUT /v1/checkpoint)
+	PutCheckpoint(ctx context.Context, request PutCheckpointRequestObject) (PutCheckpointResponseObject, error)
 	// RenewEgress Replace the credential of the way out
 	// (PUT /v1/egress)
 	RenewEgress(ctx context.Context, request RenewEgressRequestObject) (RenewEgressResponseObject, error)
@@ -2551,6 +3215,58 @@ type strictHandler struct {
 	ssi         StrictServerInterface
 	middlewares []StrictMiddlewareFunc
 	options     StrictHTTPServerOptions
+}
+
+// GetCheckpoint operation middleware
+func (sh *strictHandler) GetCheckpoint(w http.ResponseWriter, r *http.Request, params GetCheckpointParams) {
+	var request GetCheckpointRequestObject
+
+	request.Params = params
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.GetCheckpoint(ctx, request.(GetCheckpointRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetCheckpoint")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(GetCheckpointResponseObject); ok {
+		if err := validResponse.VisitGetCheckpointResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
+}
+
+// PutCheckpoint operation middleware
+func (sh *strictHandler) PutCheckpoint(w http.ResponseWriter, r *http.Request) {
+	var request PutCheckpointRequestObject
+
+	request.Body = r.Body
+
+	handler := func(ctx context.Context, w http.ResponseWriter, r *http.Request, request interface{}) (interface{}, error) {
+		return sh.ssi.PutCheckpoint(ctx, request.(PutCheckpointRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "PutCheckpoint")
+	}
+
+	response, err := handler(r.Context(), w, r, request)
+
+	if err != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, err)
+	} else if validResponse, ok := response.(PutCheckpointResponseObject); ok {
+		if err := validResponse.VisitPutCheckpointResponse(w); err != nil {
+			sh.options.ResponseErrorHandlerFunc(w, r, err)
+		}
+	} else if response != nil {
+		sh.options.ResponseErrorHandlerFunc(w, r, fmt.Errorf("unexpected response type: %T", response))
+	}
 }
 
 // RenewEgress operation middleware

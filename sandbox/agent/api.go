@@ -66,6 +66,8 @@ func limitBody(next http.Handler) http.Handler {
 		switch r.URL.Path {
 		case "/v1/session":
 			limit = maxBind
+		case "/v1/checkpoint":
+			limit = maxCheckpoint + 1 // so that one that is too long is told apart
 		case "/v1/turns":
 			limit = maxTurnBody
 		}
@@ -138,6 +140,44 @@ func (a *api) StartTurn(_ context.Context, r sandboxd.StartTurnRequestObject) (s
 func (a *api) AbortTurn(_ context.Context, r sandboxd.AbortTurnRequestObject) (sandboxd.AbortTurnResponseObject, error) {
 	a.s.abortTurn(r.TurnID)
 	return sandboxd.AbortTurn202Response{}, nil
+}
+
+func (a *api) GetCheckpoint(ctx context.Context, r sandboxd.GetCheckpointRequestObject) (sandboxd.GetCheckpointResponseObject, error) {
+	have := ""
+	if r.Params.Have != nil {
+		have = *r.Params.Have
+	}
+	p, err := a.s.checkpoint(ctx, have)
+	switch {
+	case errors.Is(err, errNothing):
+		return sandboxd.GetCheckpoint204Response{}, nil
+	case errors.Is(err, errConflict):
+		return sandboxd.GetCheckpoint409JSONResponse(sandboxd.Refusal{Error: err.Error()}), nil
+	case errors.Is(err, errTooLarge):
+		return sandboxd.GetCheckpoint413JSONResponse(sandboxd.Refusal{Error: err.Error()}), nil
+	case err != nil:
+		return nil, err
+	}
+	var last *string
+	if p.lastRun != "" {
+		last = &p.lastRun
+	}
+	return sandboxd.GetCheckpoint200ApplicationZstdResponse{Body: p.File, ContentLength: p.size, Headers: sandboxd.GetCheckpoint200ResponseHeaders{
+		CheckpointMark: p.mark, CheckpointNumber: p.number, CheckpointSha256: p.sum, CheckpointConversation: p.native, CheckpointTurn: last,
+	}}, nil
+}
+
+func (a *api) PutCheckpoint(_ context.Context, r sandboxd.PutCheckpointRequestObject) (sandboxd.PutCheckpointResponseObject, error) {
+	err := a.s.bringCheckpoint(r.Body)
+	switch {
+	case errors.Is(err, errConflict):
+		return sandboxd.PutCheckpoint409JSONResponse(sandboxd.Refusal{Error: err.Error()}), nil
+	case errors.Is(err, errTooLarge):
+		return sandboxd.PutCheckpoint413JSONResponse(sandboxd.Refusal{Error: err.Error()}), nil
+	case err != nil:
+		return nil, err
+	}
+	return sandboxd.PutCheckpoint204Response{}, nil
 }
 
 func (a *api) StreamEvents(ctx context.Context, r sandboxd.StreamEventsRequestObject) (sandboxd.StreamEventsResponseObject, error) {

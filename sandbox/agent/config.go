@@ -32,6 +32,7 @@ type Config struct {
 	RouteSocket string            `json:"route_socket"`
 	Dir         string            `json:"-"` // where lock, pid.json, exit.json and the socket are; empty: working directory
 	abortWithin time.Duration     // for a harness that does not obey; zero: 15 s
+	self        []string          // starts this program again, with other arguments behind
 }
 
 func (c Config) id() sandbox.ID { return sandbox.ID(c.SandboxID) }

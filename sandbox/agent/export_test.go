@@ -17,6 +17,12 @@ func (c Config) WithAbortWithin(d time.Duration) Config {
 	return c
 }
 
+// WithSelf says how the program is started that packs and unpacks checkpoints.
+func (c Config) WithSelf(argv ...string) Config {
+	c.self = argv
+	return c
+}
+
 // These are the numbers of deltas and of all records that one turn may make.
 const (
 	MaxDeltas  = maxDeltas

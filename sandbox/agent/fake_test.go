@@ -24,6 +24,12 @@ type fakeHarness struct {
 	runs     []*fakeRun
 	turns    []string
 	startErr func(n int) error // for the nth start, from 1
+	database string            // what it keeps; empty: files
+}
+
+// State is what is below ~/kept.
+func (h *fakeHarness) State(env map[string]string) harness.State {
+	return harness.State{Dir: env["HOME"] + "/kept", Database: h.database}
 }
 
 func (h *fakeHarness) Start(_ context.Context, c harness.Config) (harness.Running, error) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -24,22 +25,27 @@ type keeper struct {
 	secrets *redactor
 	running harness.Running
 	spare   bool // one restart is left until a turn completes
+
+	restored *harness.State // from a checkpoint; nil: it was not
 }
 
 // serve starts the harness and runs turns until ctx ends or the harness is lost for good.
 func (k *keeper) serve(ctx context.Context, notes string) {
-	if err := k.start(ctx); err != nil {
+	if err := k.begin(ctx); err != nil {
 		k.rec.end()
 		k.s.fail(ctx, k.secrets.clean(err.Error()))
 		return
 	}
-	defer func() { k.running.Close() }()
+	defer func() {
+		k.s.kept.ended()
+		k.running.Close()
+	}()
 	k.rec.end()
 	t, terminal := k.running.(harness.Terminal)
 	if terminal {
 		k.s.show(t.Terminal())
 	}
-	k.s.ready(ctx, k.running.SessionID(), harness.ConversationOf(k.running, k.hc), notes)
+	k.s.ready(ctx, k.running.SessionID(), k.conversation(), notes)
 	k.spare = true
 	for {
 		lost := k.next(ctx)
@@ -57,6 +63,26 @@ func (k *keeper) serve(ctx context.Context, notes string) {
 	k.dropTurn(ctx)
 }
 
+// begin is the first start. With a state of which the harness can make nothing it starts without.
+func (k *keeper) begin(ctx context.Context) error {
+	err := k.start(ctx)
+	if err == nil || k.restored == nil || ctx.Err() != nil {
+		return err
+	}
+	k.s.refuseCheckpoint(k.restored, &k.hc, errors.New(k.secrets.clean(err.Error())))
+	k.restored = nil
+	return k.start(ctx)
+}
+
+// conversation tells how it began.
+func (k *keeper) conversation() string {
+	began := harness.ConversationOf(k.running, k.hc)
+	if began == harness.ConversationResumed && k.restored != nil {
+		return harness.ConversationRestored
+	}
+	return began
+}
+
 func (k *keeper) start(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startWithin)
 	defer cancel()
@@ -65,6 +91,9 @@ func (k *keeper) start(ctx context.Context) error {
 		return err
 	}
 	k.running = r
+	if state, err := harness.StateOf(k.h, k.hc.Env); err == nil {
+		k.s.kept.keeps(state, r.SessionID)
+	}
 	return nil
 }
 
@@ -85,7 +114,7 @@ func (k *keeper) next(ctx context.Context) (lost string) {
 func (k *keeper) restart(ctx context.Context, lost string) bool {
 	lost = k.secrets.clean(lost)
 	k.s.log.Warn("harness is lost", "reason", lost, "restart", k.spare)
-	k.hc.Resume, k.hc.Replay = k.running.SessionID(), "" // more was said since
+	k.hc.Resume, k.hc.Replay, k.hc.Missed = k.running.SessionID(), "", "" // more was said since
 	k.running.Close()
 	if !k.spare {
 		k.exited(ctx, lost)

@@ -25,6 +25,9 @@ const gcPercent = 30
 // orphans are reaped. It returns the process's exit code.
 func Main(args []string, harnesses map[string]harness.Harness) int {
 	log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
+	if len(args) > 0 && args[0] == checkpointVerb {
+		return checkpointChild(args[1:], os.Stdout)
+	}
 	if done, err := enterNetwork(args); err != nil {
 		log.Error("sandboxd cannot be kept to its own network", "err", err)
 		return 1
@@ -118,6 +121,7 @@ func run(args []string, harnesses map[string]harness.Harness, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	c.self = append([]string{"/proc/self/exe"}, os.Args[1:len(os.Args)-len(args)]...)
 	defer killStrays(c.SandboxID, true)
 	return Run(ctx, c, harnesses, log)
 }

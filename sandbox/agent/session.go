@@ -54,10 +54,13 @@ type session struct {
 	phase   int             // rank of the last phase
 	seen    map[string]bool // turns taken
 	current string          // turn taken and not ended
+	last    string          // last turn taken
 	aborted bool            // current is to end as aborted
 
 	terminal *terminal.Terminal // of the harness, if it has one
 	relay    *relay             // the way out, if the platform gave one; set once, with the binding
+
+	kept checkpoints // has mutexes of its own
 }
 
 // openSession opens the state directory. If an earlier sandboxd was bound here it died: what it served is over, and all that is
@@ -222,7 +225,7 @@ func (s *session) startTurn(t sandboxd.Turn) error {
 		return err
 	}
 	s.seen[t.ID] = true
-	s.current, s.aborted = t.ID, false
+	s.current, s.last, s.aborted = t.ID, t.ID, false
 	select {
 	case <-s.aborts: // meant for the turn before
 	default:
@@ -273,7 +276,9 @@ func (s *session) serve(ctx context.Context, c sandboxd.SessionConfig) {
 		return
 	}
 	hc.Emit, hc.LogWriter = rec.emit, secrets.writer(os.Stderr)
-	k := keeper{s: s, h: h, hc: hc, rec: rec, secrets: secrets}
+	k := keeper{s: s, h: h, rec: rec, secrets: secrets}
+	k.restored = s.restore(ctx, c, h, &hc)
+	k.hc = hc
 	k.serve(ctx, notes)
 }
 

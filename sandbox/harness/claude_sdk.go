@@ -66,8 +66,11 @@ func (claudeSDK) Start(ctx context.Context, c Config) (Running, error) {
 		asked: map[string]chan claudeResponse{}, mcp: map[string]string{},
 		questions: make(chan string, claudeQuestions), refused: make(chan struct{}),
 	}
-	if !setup.resumed {
-		r.replay = c.Replay
+	switch {
+	case setup.resumed && c.Missed != "":
+		r.replay = claudeMissedIntroduction + c.Missed
+	case !setup.resumed && c.Replay != "":
+		r.replay = claudeReplayIntroduction + c.Replay
 	}
 	r.proc, err = startProcess(processSpec{
 		name: "claude", dir: c.Dir, log: c.LogWriter, redact: r.redact, argv: slices.Concat([]string{c.Bin}, claudeSDKArgs, setup.args),

@@ -223,7 +223,7 @@ func (t *claudeTurn) send(ctx context.Context, message *claudeUser) error {
 		r.mu.Unlock()
 	}
 	if replay != "" {
-		told := claudeBlock{Type: "text", Text: claudeReplayIntroduction + replay}
+		told := claudeBlock{Type: "text", Text: replay}
 		message.Message.Content = append([]claudeBlock{told}, message.Message.Content...)
 	}
 	if err := r.send(message); err != nil {
@@ -235,6 +235,10 @@ func (t *claudeTurn) send(ctx context.Context, message *claudeUser) error {
 // claudeReplayIntroduction stands before what was said in a conversation that is lost.
 const claudeReplayIntroduction = "This conversation goes on from an earlier one, whose record follows. Files and processes of that time " +
 	"may be gone. Take it as what was said before, and answer only what comes after it.\n\n"
+
+// claudeMissedIntroduction stands before what a conversation that was restored does not have.
+const claudeMissedIntroduction = "This conversation was restored. The record of what was said since it was kept follows. Files and processes " +
+	"of that time may be gone. Take it as what was said before, and answer only what comes after it.\n\n"
 
 // keepAborting repeats an interrupt until the turn is over: one that comes before claude has begun is lost.
 func (t *claudeTurn) keepAborting(ctx context.Context) {

@@ -24,6 +24,7 @@ type Config struct {
 	Silence   time.Duration    // the gateway may say nothing for so long, before an answer or within one; 0: 5 minutes
 	Resume    string           // native conversation to go on with; empty: start one
 	Replay    string           // what was said before, told to a new conversation if there is none to resume; may be empty
+	Missed    string           // what was said since the conversation to resume was kept, told to it; may be empty
 	Typed     string           // terminal harnesses: typed and sent once they are ready, unless they resume; may be empty
 	Emit      func(Event)      // called in order for everything between Start and the end of Turn; must not block for long
 	LogWriter interface {      // gets the harness's stdout and stderr; usually a file of sandboxd
@@ -82,6 +83,7 @@ type Terminal interface {
 const (
 	ConversationNew      = "new"
 	ConversationResumed  = "resumed"
+	ConversationRestored = "restored" // resumed from a copy of the harness's state in another workspace
 	ConversationReplayed = "replayed" // a new one that was told what was said before
 )
 

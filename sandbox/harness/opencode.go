@@ -159,7 +159,7 @@ func (r *openCodeRun) openSession(ctx context.Context) error {
 		switch {
 		case err == nil:
 			r.session, r.began = r.config.Resume, ConversationResumed
-			return nil
+			return r.tell(ctx, missedIntroduction, r.config.Missed)
 		case !errors.As(err, &no) || no.status != http.StatusNotFound || r.config.Replay == "":
 			return fmt.Errorf("resume conversation %s: %w", r.config.Resume, err)
 		}
@@ -177,21 +177,28 @@ func (r *openCodeRun) openSession(ctx context.Context) error {
 		return errors.New("open a conversation: its id is malformed")
 	}
 	r.session, r.began = s.ID, ConversationNew
-	if r.config.Replay == "" {
-		return nil
+	if r.config.Replay != "" {
+		r.began = ConversationReplayed
 	}
-	r.began = ConversationReplayed
-	return r.tell(ctx, replayIntroduction+r.config.Replay)
+	return r.tell(ctx, replayIntroduction, r.config.Replay)
 }
 
 // replayIntroduction stands before what was said in a conversation that is lost.
 const replayIntroduction = "This conversation goes on from an earlier one, whose record follows. Files and processes of that time " +
 	"may be gone. Do not answer this message; take it as what was said before.\n\n"
 
-// tell adds a message to the conversation that no model answers.
-func (r *openCodeRun) tell(ctx context.Context, text string) error {
+// missedIntroduction stands before what a conversation that was restored does not have.
+const missedIntroduction = "This conversation was restored. The record of what was said since it was kept follows. Files and processes of " +
+	"that time may be gone. Do not answer this message; take it as what was said before.\n\n"
+
+// tell adds a message to the conversation that no model answers, if there is something to tell.
+func (r *openCodeRun) tell(ctx context.Context, introduction, text string) error {
+	if text == "" {
+		return nil
+	}
 	message := openCodePrompt{
-		Model: openCodeChoice{gatewayProvider, r.config.Model}, NoReply: true, Parts: []openCodeInput{{Type: "text", Text: text}},
+		Model: openCodeChoice{gatewayProvider, r.config.Model}, NoReply: true,
+		Parts: []openCodeInput{{Type: "text", Text: introduction + text}},
 	}
 	if err := r.api.post(ctx, "/session/"+r.session+"/message", message, nil); err != nil {
 		return fmt.Errorf("tell what was said before: %w", err)

@@ -18,6 +18,17 @@ func TestKubernetesRuntimeConforms(t *testing.T) {
 	sandboxtest.Conformance(t, func(t *testing.T) sandboxtest.Subject { return newSubject(t, nil, kubetest.KubeletOptions{}) })
 }
 
+func TestKubernetesRuntimeConformsWithoutVolumes(t *testing.T) {
+	t.Parallel()
+	sandboxtest.Conformance(t, func(t *testing.T) sandboxtest.Subject {
+		s := newSubject(t, func(o *kube.Options) { o.VolumeSize = "" }, kubetest.KubeletOptions{})
+		if s.kube().KeepsWorkspaces() {
+			t.Error("it says that it keeps workspaces")
+		}
+		return s
+	})
+}
+
 // options are those of a runtime in a namespace of its own.
 func options(t *testing.T) kube.Options {
 	t.Helper()

@@ -118,6 +118,9 @@ func (r *Runtime) StopAll(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
+// KeepsWorkspaces implements sandbox.Runtime.
+func (r *Runtime) KeepsWorkspaces() bool { return r.o.volume != nil }
+
 // DeleteWorkspace implements sandbox.Runtime. It returns when the claim is gone; what becomes of the volume then is the storage
 // class's reclaim policy.
 func (r *Runtime) DeleteWorkspace(ctx context.Context, sessionID string) error {

@@ -37,6 +37,9 @@ func (r *Runtime) Delete(ctx context.Context, id sandbox.ID) error {
 	})
 }
 
+// KeepsWorkspaces implements sandbox.Runtime.
+func (r *Runtime) KeepsWorkspaces() bool { return true }
+
 // DeleteWorkspace implements sandbox.Runtime. Like Delete it goes on when ctx ends first.
 func (r *Runtime) DeleteWorkspace(ctx context.Context, sessionID string) error {
 	if !isSessionID(sessionID) { // such an id has no workspace

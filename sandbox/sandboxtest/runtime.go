@@ -27,7 +27,7 @@ func Conformance(t *testing.T, open func(t *testing.T) Subject) {
 		{"delete ends everything the sandbox started", deleteSweeps},
 		{"delete is idempotent and may be called at the same time", deleteTwice},
 		{"delete at any moment of the start leaves nothing", deleteWhileStarting},
-		{"the workspace survives its sandbox until it is deleted", workspaceStays},
+		{"the workspace survives its sandbox until it is deleted, if the runtime says so", workspaceStays},
 		{"a workspace in use is not deleted", workspaceInUse},
 		{"what does not exist is not found", unknown},
 		{"list returns what exists", list},
@@ -180,8 +180,9 @@ func workspaceStays(b *bench) {
 	second.ID = sandbox.ID(NewID())
 	b.create(second)
 	b.reaches(second.ID, sandbox.Running)
-	if text, err := b.ReadFile(first.SessionID, "note"); err != nil || text != "kept" {
-		b.t.Errorf("the second sandbox has %q, %v", text, err)
+	text, err := b.ReadFile(first.SessionID, "note")
+	if kept := b.Runtime().KeepsWorkspaces(); kept && (err != nil || text != "kept") || !kept && !errors.Is(err, fs.ErrNotExist) {
+		b.t.Errorf("workspaces are kept: %v; the second sandbox has %q, %v", kept, text, err)
 	}
 	b.delete(second.ID)
 	for range 2 {

@@ -82,7 +82,7 @@ type Config struct {
 	PlatformPods     string        `env:"K8S_PLATFORM_PODS" desc:"Pods of this server, which alone may connect to sandboxes, as namespace/label=value,label=value. Default inside of a cluster: its own namespace and app.kubernetes.io/name=lap; outside, nobody connects but through the API server."`
 	DNSPods          string        `env:"K8S_DNS_PODS" envDefault:"kube-system/k8s-app=kube-dns" desc:"Pods that answer DNS for sandboxes."`
 	GatewayPods      string        `env:"K8S_GATEWAY_PODS" desc:"Pods of a model gateway in the cluster, which sandboxes may reach beside public addresses. Likewise."`
-	VolumeSize       string        `env:"SANDBOX_VOLUME_SIZE" desc:"Size of the volume of each session's workspace in the kubernetes runtime, such as 10Gi. Without it a workspace goes with its sandbox."`
+	VolumeSize       string        `env:"SANDBOX_VOLUME_SIZE" desc:"Size of the volume of each session's workspace in the kubernetes runtime, such as 10Gi. Without it a workspace goes with its sandbox; of it only the harness's conversation is kept, up to 32 MiB."`
 	StorageClass     string        `env:"SANDBOX_STORAGE_CLASS" desc:"StorageClass of these volumes. Default: the cluster's."`
 	PodTemplate      string        `env:"SANDBOX_POD_TEMPLATE" desc:"YAML of a PodTemplateSpec that sandboxes are laid over: resources, node selectors, tolerations, further containers. It cannot undo the isolation of sandboxes."`
 	SandboxNetwork   string        `env:"SANDBOX_NETWORK" envDefault:"auto" desc:"own: each local sandbox has a network of its own, whose only way out is the proxy; shared: it has the machine's, and policies are advisory; auto: own where the machine lets it."`

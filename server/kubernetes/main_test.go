@@ -52,7 +52,7 @@ func newWorld(t *testing.T, database string, env ...string) *world {
 	t.Helper()
 	w := &world{t: t, namespace: plane.Namespace(t), gateway: demo.New("sk-gateway-canary"), lap: servertest.Build(t)}
 	programs := map[string]string{}
-	for name, harness := range map[string]string{"opencode": "opencode", "claude": "claude-code"} {
+	for name, harness := range map[string]string{"opencode": "opencode", "claude": "claude-code", "codex": "codex"} {
 		var err error
 		if programs[name], err = local.NPM(servertest.HarnessDir(t)).Install(t.Context(), harness, func(s string) { t.Log(s) }); err != nil {
 			t.Fatal(err)
@@ -144,7 +144,7 @@ func (s *server) kill() {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.NewTimer(time.Minute)
+	deadline := time.NewTimer(3 * time.Minute)
 	defer deadline.Stop()
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
@@ -160,6 +160,11 @@ func (w *world) eventually(what string, ok func() bool) {
 // open opens a session of a new agent with a harness.
 func (s *server) open(harness client.AgentCreateHarnessID) string {
 	s.t.Helper()
+	return s.opened(harness, client.SessionCreate{EnvVars: nullable.NewNullableWithValue(map[string]string{"SESSION_SECRET": "session-canary"})})
+}
+
+func (s *server) opened(harness client.AgentCreateHarnessID, with client.SessionCreate) string {
+	s.t.Helper()
 	a, err := s.api.CreateAgentWithResponse(s.t.Context(), nil, client.AgentCreate{
 		Model: "demo/echo", HarnessID: nullable.NewNullableWithValue(harness), Prompt: nullable.NewNullableWithValue("prompt-canary"),
 		EnvVars: nullable.NewNullableWithValue(map[string]string{"AGENT_SECRET": "agent-canary"}),
@@ -167,9 +172,7 @@ func (s *server) open(harness client.AgentCreateHarnessID) string {
 	if err != nil || a.JSON200 == nil {
 		s.t.Fatalf("create agent: %v", err)
 	}
-	o, err := s.api.CreateSessionWithResponse(s.t.Context(), a.JSON200.ID, nil, client.SessionCreate{
-		EnvVars: nullable.NewNullableWithValue(map[string]string{"SESSION_SECRET": "session-canary"}),
-	})
+	o, err := s.api.CreateSessionWithResponse(s.t.Context(), a.JSON200.ID, nil, with)
 	if err != nil || o.JSON200 == nil {
 		s.t.Fatalf("open session: %v", err)
 	}

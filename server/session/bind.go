@@ -38,7 +38,7 @@ func (r *reconciler) binding(ctx context.Context, s store.Session, agent store.A
 		Files: skills, // the agent's own files may replace them
 	}
 	if s.Attempt > 1 && !SupportsTUI(s.HarnessID) {
-		said, err := replay(ctx, o.Store, s.ID)
+		said, err := replay(ctx, o.Store, s.ID, 0)
 		if err != nil {
 			return sandboxd.SessionConfig{}, fmt.Errorf("read transcript: %w", err)
 		}

@@ -26,6 +26,7 @@ const (
 type Controller struct {
 	o       Options
 	leading atomic.Bool
+	fetches chan struct{} // a place for each checkpoint that is being fetched
 
 	mu    sync.Mutex // guards links
 	links map[string]*link
@@ -33,7 +34,7 @@ type Controller struct {
 
 // NewController returns a controller that does nothing until Run.
 func NewController(o Options) *Controller {
-	return &Controller{o: o, links: map[string]*link{}}
+	return &Controller{o: o, fetches: make(chan struct{}, fetchesAtOnce), links: map[string]*link{}}
 }
 
 // Leading tells whether this process runs the controller now.
@@ -188,6 +189,9 @@ func (r *reconciler) sweepSandbox(ctx context.Context, b sandbox.Status) error {
 	}
 	if err == nil && sess.SandboxID == string(b.ID) {
 		return nil // its session's own business
+	}
+	if err == nil && !sess.Settled {
+		r.salvage(ctx, sess, b.ID)
 	}
 	r.c.o.Logger.Info("deleting orphaned sandbox", "sandbox_id", b.ID, "session_id", b.SessionID)
 	return r.c.o.Runtime.Delete(ctx, b.ID)

@@ -269,15 +269,15 @@ func (s *Service) probe(ctx context.Context, sess store.Session) *Probe {
 	if err != nil {
 		return &Probe{Err: err.Error()}
 	}
-	l := &link{box: sandbox.ID(sess.SandboxID), key: key}
+	box := sandbox.ID(sess.SandboxID)
 	transport := &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return s.o.Runtime.Dial(ctx, l.box) },
+		DialContext:       func(ctx context.Context, _, _ string) (net.Conn, error) { return s.o.Runtime.Dial(ctx, box) },
 	}
 	defer transport.CloseIdleConnections()
 	// The error is for an ill-formed address only.
 	api, _ := sandboxd.NewClientWithResponses("http://sandbox",
-		sandboxd.WithHTTPClient(&http.Client{Transport: shortAnswers{transport}}), sandboxd.WithRequestEditorFn(l.sign))
+		sandboxd.WithHTTPClient(&http.Client{Transport: shortAnswers{transport}}), sandboxd.WithRequestEditorFn(signedBy(key, box)))
 	began := time.Now()
 	res, err := api.GetHealthWithResponse(ctx)
 	switch {

@@ -25,6 +25,8 @@ type fakeRuntime struct {
 	t     *testing.T
 	watch chan sandbox.ID
 
+	forgets bool // workspaces go with their sandboxes; set before it is used
+
 	mu         sync.Mutex // guards all below
 	boxes      map[sandbox.ID]*box
 	workspaces map[string]bool
@@ -104,6 +106,8 @@ func (r *fakeRuntime) Delete(_ context.Context, id sandbox.ID) error {
 	}
 	return nil
 }
+
+func (r *fakeRuntime) KeepsWorkspaces() bool { return !r.forgets }
 
 func (r *fakeRuntime) DeleteWorkspace(_ context.Context, id string) error {
 	r.mu.Lock()
@@ -234,6 +238,7 @@ type box struct {
 	failTurns int    // so many calls of StartTurn take the turn, then break the connection
 	note      string // detail of the phase ready, if it is told apart
 	renewed   []string
+	kept      keptState
 
 	attached []*websocket.Conn    // of its terminal
 	ends     chan *websocket.Conn // the same; nil: it has no terminal
@@ -369,6 +374,8 @@ func (b *box) BindSession(_ context.Context, r sandboxd.BindSessionRequestObject
 		}
 		began := "new"
 		switch {
+		case b.bound.Checkpoint != nil:
+			began = "restored"
 		case b.bound.HarnessSessionID != nil:
 			began = "resumed"
 		case b.bound.Transcript != nil:

@@ -117,6 +117,10 @@ func (l *link) abort(ctx context.Context, sent *store.Turn) error {
 // nextTurn is the handed turn, or else the first queued one, which is handed from now on. Nil if there is none, or the session
 // is not ready.
 func (l *link) nextTurn(ctx context.Context) (*store.Turn, error) {
+	// Most often there is none, which needs no lock to be seen: one that comes later is told of.
+	if has, err := l.r.c.o.Store.HasOpenTurns(ctx, l.session); err != nil || !has {
+		return nil, err
+	}
 	var next *store.Turn
 	err := l.observe(ctx, func(tx *store.SessionTx) error {
 		if tx.Session.Status != Ready || tx.Session.SandboxState != sandboxRunning {

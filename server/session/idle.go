@@ -63,6 +63,7 @@ func suspend(tx *store.SessionTx, reason *string) {
 func (r *reconciler) retire(ctx context.Context, s store.Session) error {
 	r.c.cut(s.ID)
 	if s.SandboxID != "" {
+		r.salvage(ctx, s, sandbox.ID(s.SandboxID))
 		if err := r.c.o.Runtime.Delete(ctx, sandbox.ID(s.SandboxID)); err != nil {
 			return fmt.Errorf("delete sandbox: %w", err)
 		}
@@ -76,7 +77,7 @@ func (r *reconciler) retire(ctx context.Context, s store.Session) error {
 }
 
 // wake starts the next attempt of a suspended session, which stays ready. The controller clears what is left of the one before.
-func wake(tx *store.SessionTx) {
+func (o *Options) wake(tx *store.SessionTx) {
 	nextAttempt(tx, sandboxWaking)
-	appendAttempt(tx)
+	o.appendAttempt(tx)
 }

@@ -77,7 +77,7 @@ func ingestSession(tx *store.SessionTx, rec sandboxd.Record) error {
 // appendReady tells that an attempt is ready, and how its conversation began, if sandboxd says so.
 func appendReady(tx *store.SessionTx, conversation string) {
 	data := statusData(tx.Session)
-	if slices.Contains([]string{"new", "resumed", "replayed"}, conversation) {
+	if slices.Contains([]string{"new", "resumed", "restored", "replayed"}, conversation) {
 		data["conversation"] = conversation
 	}
 	tx.Append(store.NewEvent{Type: "session.status", Data: data})

@@ -39,11 +39,11 @@ type link struct {
 	session string
 	attempt int32
 	box     sandbox.ID
-	key     ed25519.PrivateKey
 	http    *http.Client
 	api     *sandboxd.ClientWithResponses
 	model   string        // set before the first turn
 	wake    chan struct{} // buffered 1: a turn may be waiting
+	settled chan struct{} // buffered 1: a turn has ended, or the harness is ready
 	busy    atomic.Bool   // a turn was sent and its end is not stored yet
 	cancel  context.CancelFunc
 	done    chan struct{}
@@ -75,23 +75,29 @@ func (c *Controller) link(ctx context.Context, r *reconciler, s store.Session) *
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	l := &link{
-		r: r, session: s.ID, attempt: s.Attempt, box: sandbox.ID(s.SandboxID), key: key,
-		wake: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
+		r: r, session: s.ID, attempt: s.Attempt, box: sandbox.ID(s.SandboxID),
+		wake: make(chan struct{}, 1), settled: make(chan struct{}, 1), cancel: cancel, done: make(chan struct{}),
 	}
-	l.http = &http.Client{Transport: shortAnswers{&http.Transport{
-		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.o.Runtime.Dial(ctx, l.box) },
+	l.http, l.api = c.speak(l.box, key)
+	c.mu.Lock()
+	c.links[s.ID] = l
+	c.mu.Unlock()
+	go l.run(ctx)
+	return l
+}
+
+// speak returns a client of a sandbox.
+func (c *Controller) speak(box sandbox.ID, key ed25519.PrivateKey) (*http.Client, *sandboxd.ClientWithResponses) {
+	client := &http.Client{Transport: shortAnswers{&http.Transport{
+		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.o.Runtime.Dial(ctx, box) },
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        time.Minute,
 		ResponseHeaderTimeout:  callTimeout,
 		MaxResponseHeaderBytes: maxAnswer,
 	}}}
 	// The error is for an ill-formed address only.
-	l.api, _ = sandboxd.NewClientWithResponses("http://sandbox", sandboxd.WithHTTPClient(l.http), sandboxd.WithRequestEditorFn(l.sign))
-	c.mu.Lock()
-	c.links[s.ID] = l
-	c.mu.Unlock()
-	go l.run(ctx)
-	return l
+	api, _ := sandboxd.NewClientWithResponses("http://sandbox", sandboxd.WithHTTPClient(client), sandboxd.WithRequestEditorFn(signedBy(key, box)))
+	return client, api
 }
 
 // shortAnswers bounds what a sandbox may answer to a call; what is read as a stream its reader bounds.
@@ -100,7 +106,11 @@ type shortAnswers struct{ http.RoundTripper }
 func (t shortAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
 	res, err := t.RoundTripper.RoundTrip(r)
 	if err == nil && r.URL.Path != eventsPath && res.StatusCode != http.StatusSwitchingProtocols {
-		res.Body = http.MaxBytesReader(nil, res.Body, maxAnswer)
+		most := int64(maxAnswer)
+		if r.URL.Path == checkpointPath {
+			most = maxCheckpoint
+		}
+		res.Body = http.MaxBytesReader(nil, res.Body, most)
 	}
 	return res, err
 }
@@ -125,9 +135,11 @@ func (c *Controller) cut(id string) {
 	c.o.Egress.end(id)
 }
 
-func (l *link) sign(_ context.Context, req *http.Request) error {
-	req.Header.Set(sandbox.TokenHeader, callToken(l.key, l.box))
-	return nil
+func signedBy(key ed25519.PrivateKey, box sandbox.ID) sandboxd.RequestEditorFn {
+	return func(_ context.Context, req *http.Request) error {
+		req.Header.Set(sandbox.TokenHeader, callToken(key, box))
+		return nil
+	}
 }
 
 func callToken(key ed25519.PrivateKey, box sandbox.ID) string {
@@ -215,6 +227,9 @@ func (l *link) converse(ctx context.Context) (bool, error) {
 	g.Go(func() error { defer close(records); return l.tail(ctx, sess.LogN, records) })
 	g.Go(func() error { return l.ingestAll(ctx, records) })
 	g.Go(func() error { return l.handOver(ctx) })
+	if !l.r.c.o.keepsWorkspaces() {
+		g.Go(func() error { return l.keepCheckpoint(ctx, sess) })
+	}
 	if l.r.c.o.Egress != nil {
 		g.Go(func() error { return l.keepEgress(ctx, sess, agent) })
 	}
@@ -246,6 +261,9 @@ func (l *link) bind(ctx context.Context, sess store.Session, agent store.Agent) 
 		return &gone{err.Error()}
 	}
 	if err != nil {
+		return err
+	}
+	if err := l.giveBack(ctx, sess, &cfg); err != nil {
 		return err
 	}
 	res, err := l.api.BindSessionWithResponse(ctx, cfg)
@@ -335,6 +353,9 @@ func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record) error {
 		if slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) }) {
 			l.busy.Store(false)
 			l.poke()
+		}
+		if slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) || r.Type == "ready" }) {
+			signal(l.settled)
 		}
 	}
 	return nil

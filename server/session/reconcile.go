@@ -62,13 +62,14 @@ func (r *reconciler) update(ctx context.Context, seen store.Session, fn func(*st
 func (r *reconciler) cleanUp(ctx context.Context, s store.Session) error {
 	r.c.cut(s.ID)
 	if s.SandboxID != "" {
+		r.salvage(ctx, s, sandbox.ID(s.SandboxID))
 		if err := r.c.o.Runtime.Delete(ctx, sandbox.ID(s.SandboxID)); err != nil {
 			return fmt.Errorf("delete sandbox: %w", err)
 		}
 	}
 	if s.Desired == wantDeleted || s.ExpiredAt != nil {
-		if err := r.c.o.Runtime.DeleteWorkspace(ctx, s.ID); err != nil {
-			return fmt.Errorf("delete workspace: %w", err)
+		if err := r.dropKept(ctx, s.ID); err != nil {
+			return err
 		}
 		if err := r.c.o.Settings.Delete(ctx, s.ID); err != nil {
 			return fmt.Errorf("delete settings: %w", err)
@@ -101,13 +102,14 @@ func (r *reconciler) assign(ctx context.Context, s store.Session) error {
 		if b.SessionID != s.ID {
 			continue
 		}
+		r.salvage(ctx, s, b.ID)
 		if err := r.c.o.Runtime.Delete(ctx, b.ID); err != nil {
 			return fmt.Errorf("delete sandbox of an earlier attempt: %w", err)
 		}
 	}
 	if s.ExpiredAt != nil {
-		if err := r.c.o.Runtime.DeleteWorkspace(ctx, s.ID); err != nil {
-			return fmt.Errorf("delete expired workspace: %w", err)
+		if err := r.dropKept(ctx, s.ID); err != nil {
+			return err
 		}
 	}
 	keyID, _, err := callerKey(r.c.o.Keyring, "")

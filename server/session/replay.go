@@ -18,11 +18,14 @@ const (
 	leftOut     = "[what came before is left out]\n"
 )
 
-// replay is what was said in the turns that a sandbox took, oldest first. An empty one says that no sandbox took any.
-func replay(ctx context.Context, s *store.Store, sessionID string) (string, error) {
+// replay is what was said in the turns behind a position that a sandbox took, oldest first. An empty one says that none took any.
+func replay(ctx context.Context, s *store.Store, sessionID string, after int64) (string, error) {
 	var said []string // newest first
 	room, cut := replayBytes, false
 	err := s.EachTurnBack(ctx, sessionID, replayTurns+1, func(t store.Turn) error {
+		if t.Position <= after {
+			return errEnough
+		}
 		if t.HandedAt == nil {
 			return nil
 		}

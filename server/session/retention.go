@@ -105,8 +105,8 @@ func inWords(d time.Duration) string {
 }
 
 // workspaceOf tells what an attempt that begins finds in its workspace.
-func workspaceOf(s *store.Session) string {
-	if s.ExpiredAt != nil {
+func (o *Options) workspaceOf(s *store.Session) string {
+	if s.ExpiredAt != nil || !o.keepsWorkspaces() {
 		return "fresh"
 	}
 	return "kept"

@@ -267,7 +267,7 @@ func (s *Service) Restart(ctx context.Context, id string) (sess store.Session, e
 			return err
 		}
 		placed := hasPlace(tx.Session)
-		begin(tx)
+		s.o.begin(tx)
 		sess = *tx.Session
 		if placed {
 			return nil
@@ -278,10 +278,10 @@ func (s *Service) Restart(ctx context.Context, id string) (sess store.Session, e
 }
 
 // begin starts a session's next attempt. The controller clears what is left of the one before.
-func begin(tx *store.SessionTx) {
+func (o *Options) begin(tx *store.SessionTx) {
 	nextAttempt(tx, sandboxStarting)
 	tx.Session.Status, tx.Session.ReadyAt, tx.Session.StoppedAt = Creating, nil, nil
-	appendAttempt(tx)
+	o.appendAttempt(tx)
 }
 
 // nextAttempt makes room in the row for the next sandbox.
@@ -293,10 +293,10 @@ func nextAttempt(tx *store.SessionTx, sandboxState string) {
 	s.SandboxID, s.AttemptStartedAt, s.LastSeenAt, s.SuspendedAt = "", now, &now, nil
 }
 
-func appendAttempt(tx *store.SessionTx) {
+func (o *Options) appendAttempt(tx *store.SessionTx) {
 	s := tx.Session
 	data := statusData(s)
-	data["attempt"], data["workspace"] = s.Attempt, workspaceOf(s)
+	data["attempt"], data["workspace"] = s.Attempt, o.workspaceOf(s)
 	tx.Append(store.NewEvent{Type: "session.status", Data: data})
 }
 

@@ -91,7 +91,7 @@ func (s *Service) wakeUp(ctx context.Context, id string) error {
 		if s.o.Gateway.BaseURL == "" {
 			return ErrNoGateway
 		}
-		wake(tx)
+		s.o.wake(tx)
 		return s.o.admit(tx, false)
 	})
 }

@@ -52,7 +52,7 @@ func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.
 		}
 		var err error
 		if turn, err = addTurn(tx, m, digest); err == nil && suspended {
-			wake(tx)
+			s.o.wake(tx)
 			err = s.o.admit(tx, false)
 		}
 		return err

@@ -193,7 +193,7 @@ func claimOf(pod *corev1.Pod) string {
 
 func (k *Kubelet) volume(claim string) string { return filepath.Join(k.dir, "volumes", claim) }
 
-// Workspace is the path of a file in a session's workspace, if that is on a volume claim.
+// Workspace is the path of a file in a session's workspace.
 func (k *Kubelet) Workspace(sessionID, file string) string {
 	return filepath.Join(k.volume("workspace-"+sessionID), "workspace", file)
 }

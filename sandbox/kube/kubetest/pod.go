@@ -50,6 +50,9 @@ func (w *podWorker) end() { w.once.Do(func() { close(w.ending) }) }
 func (w *podWorker) run() {
 	err := w.live()
 	w.sweep()
+	if claimOf(w.pod) == "" {
+		err = errors.Join(err, os.RemoveAll(w.k.volume(w.emptyWorkspace())))
+	}
 	if err != nil && w.k.ctx.Err() == nil && !apierrors.IsNotFound(err) {
 		w.k.log("kubelet: pod %s: %v", w.pod.Name, err)
 	}
@@ -162,12 +165,14 @@ func (w *podWorker) place(path string) error {
 	if err := json.Unmarshal(text, &c); err != nil {
 		return err
 	}
-	root := filepath.Join(w.dir, "root")
+	root := w.k.volume(w.emptyWorkspace())
 	if claim := claimOf(w.pod); claim != "" {
 		if _, err := w.k.api.CoreV1().PersistentVolumeClaims(w.pod.Namespace).Get(w.k.ctx, claim, metav1.GetOptions{}); err != nil {
 			return fmt.Errorf("mount %s: %w", claim, err)
 		}
 		root = w.k.volume(claim)
+	} else if err := os.RemoveAll(root); err != nil {
+		return err
 	}
 	for _, d := range []string{"workspace/home", "tmp", "data"} {
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
@@ -182,6 +187,12 @@ func (w *podWorker) place(path string) error {
 		return err
 	}
 	return os.WriteFile(path, text, 0o600)
+}
+
+// emptyWorkspace names the workspace of a pod that has no claim. It is the same path for every pod of a session, as in a container,
+// and empty for each.
+func (w *podWorker) emptyWorkspace() string {
+	return "workspace-" + w.pod.Labels["litellm-agent-platform/session"]
 }
 
 // start is the harness's container.

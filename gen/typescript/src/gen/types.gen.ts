@@ -11,6 +11,9 @@ export type ClientOptions = {
  */
 export type HarnessId = 'opencode' | 'claude-agent-sdk' | 'claude-code' | 'codex';
 
+/**
+ * A new agent. Only `model` is required; every other field has a default.
+ */
 export type AgentCreate = {
     /**
      * LiteLLM model string. The harness gets it as `LITELLM_DEFAULT_MODEL`.
@@ -177,6 +180,9 @@ export type AgentUpdate = {
     sandbox_files?: Array<SandboxFileUpdate> | null;
 };
 
+/**
+ * A file that is written into every sandbox of the agent.
+ */
 export type SandboxFileCreate = {
     /**
      * Label for people.
@@ -231,6 +237,9 @@ export type SandboxFileUpdate = {
     sha256?: string | null;
 };
 
+/**
+ * A new skill for the library.
+ */
 export type SkillCreate = {
     /**
      * Name for people. Need not be unique.
@@ -292,6 +301,9 @@ export type SkillAttach = {
     save_to_library?: boolean | null;
 };
 
+/**
+ * A skill of the library, or one of its versions.
+ */
 export type Skill = {
     /**
      * UUIDv7.
@@ -323,6 +335,9 @@ export type Skill = {
     updated_at: string;
 };
 
+/**
+ * One page of skills, or of the versions of one skill.
+ */
 export type SkillList = {
     /**
      * The page.
@@ -346,15 +361,24 @@ export type SkillList = {
     next_cursor: string | null;
 };
 
+/**
+ * An agent with the skill that was attached to it.
+ */
 export type SkillAttached = {
     agent: Agent;
     skill?: Skill;
 };
 
+/**
+ * An agent without the skills that were detached from it.
+ */
 export type SkillDetached = {
     agent: Agent;
 };
 
+/**
+ * A stored configuration. Sessions run one of its versions.
+ */
 export type Agent = {
     /**
      * UUIDv7.
@@ -445,6 +469,9 @@ export type Agent = {
     has_active_session?: boolean;
 };
 
+/**
+ * A file of an agent, as answers have it.
+ */
 export type SandboxFile = {
     /**
      * Label for people.
@@ -472,6 +499,9 @@ export type SandboxFile = {
     content?: string;
 };
 
+/**
+ * One page of agents.
+ */
 export type AgentList = {
     /**
      * The page.
@@ -502,6 +532,9 @@ export type AgentList = {
  */
 export type SessionStatus = 'creating' | 'ready' | 'failed' | 'dead';
 
+/**
+ * What a new session has beside its agent. Every field may be left out.
+ */
 export type SessionCreate = {
     /**
      * Label for people.
@@ -527,6 +560,9 @@ export type SessionCreate = {
     skill_ids?: Array<string> | null;
 };
 
+/**
+ * One conversation with an agent, and how it is.
+ */
 export type Session = {
     /**
      * UUIDv7.
@@ -663,6 +699,9 @@ export type Diagnosis = {
     missing: Array<MissingPart>;
 };
 
+/**
+ * What a session's sandbox wanted to reach.
+ */
 export type EgressReport = {
     /**
      * The session.
@@ -684,6 +723,9 @@ export type EgressReport = {
     decisions: Array<EgressDecision>;
 };
 
+/**
+ * One connection that was wanted, and what was decided about it.
+ */
 export type EgressDecision = {
     /**
      * When it was wanted.
@@ -785,6 +827,9 @@ export type DiagnosedSandbox = {
     events: Array<SandboxEvent>;
 } | null;
 
+/**
+ * A condition of a pod, as Kubernetes has it.
+ */
 export type SandboxCondition = {
     /**
      * Name of the condition, such as `PodScheduled` or `Ready`.
@@ -808,6 +853,9 @@ export type SandboxCondition = {
     changed_at: string | null;
 };
 
+/**
+ * A container of a pod.
+ */
 export type SandboxContainer = {
     /**
      * `harness` for the one with the harness and the sandbox's daemon.
@@ -835,6 +883,9 @@ export type SandboxContainer = {
     exit_code: number | null;
 };
 
+/**
+ * An event of the cluster about a pod.
+ */
 export type SandboxEvent = {
     /**
      * When it happened last.
@@ -858,6 +909,9 @@ export type SandboxEvent = {
     count: number;
 };
 
+/**
+ * One step on the way of a message to the harness.
+ */
 export type Condition = {
     /**
      * Name of the condition.
@@ -903,6 +957,9 @@ export type HarnessProbe = {
     error: string | null;
 } | null;
 
+/**
+ * How an MCP server of the agent is.
+ */
 export type McpServerState = {
     /**
      * Name of the server as the harness knows it.
@@ -918,6 +975,9 @@ export type McpServerState = {
     message: string | null;
 };
 
+/**
+ * Something that is wrong with a session.
+ */
 export type Issue = {
     /**
      * Stable name of the kind of problem.
@@ -937,6 +997,9 @@ export type Issue = {
     recommended_action: string;
 };
 
+/**
+ * A part of a diagnosis that could not be had.
+ */
 export type MissingPart = {
     /**
      * Name of the field: `agent`, `sandbox`, `sandbox.events`, `harness`, `mcp_servers`, `events`, `logs` or `detected_issues`.
@@ -948,6 +1011,9 @@ export type MissingPart = {
     message: string;
 };
 
+/**
+ * One page of sessions.
+ */
 export type SessionList = {
     /**
      * The page.
@@ -985,12 +1051,18 @@ export type MessageCreate = {
     parts?: Array<MessagePartCreate> | null;
 };
 
+/**
+ * A part of a message: text or an image. `type` says which.
+ */
 export type MessagePartCreate = ({
     type: 'text';
 } & TextPartCreate) | ({
     type: 'image';
 } & ImagePartCreate);
 
+/**
+ * Text of a message.
+ */
 export type TextPartCreate = {
     /**
      * Always `text`.
@@ -1002,6 +1074,9 @@ export type TextPartCreate = {
     text: string;
 };
 
+/**
+ * An image of a message.
+ */
 export type ImagePartCreate = {
     /**
      * Always `image`.
@@ -1010,6 +1085,9 @@ export type ImagePartCreate = {
     source: ImageSource;
 };
 
+/**
+ * Where the image is: here, in base64.
+ */
 export type ImageSource = {
     /**
      * Always `base64`.
@@ -1025,6 +1103,9 @@ export type ImageSource = {
     data: string;
 };
 
+/**
+ * The reply of a turn that has ended.
+ */
 export type Message = {
     info: TurnInfo;
     /**
@@ -1083,6 +1164,9 @@ export type MessagePart = {
     size?: number;
 };
 
+/**
+ * One page of a conversation.
+ */
 export type TranscriptPage = {
     /**
      * The page.
@@ -1106,6 +1190,9 @@ export type TranscriptPage = {
     next_cursor: string | null;
 };
 
+/**
+ * A message of the user or of the assistant.
+ */
 export type TranscriptMessage = {
     info: TranscriptInfo;
     /**
@@ -1114,6 +1201,9 @@ export type TranscriptMessage = {
     parts: Array<MessagePart>;
 };
 
+/**
+ * Who wrote a message, when, and what it cost.
+ */
 export type TranscriptInfo = {
     /**
      * Id of the message within its session.
@@ -1143,6 +1233,9 @@ export type TranscriptInfo = {
     error: TurnError;
 };
 
+/**
+ * What a turn used and how it ended.
+ */
 export type TurnInfo = {
     /**
      * Id of the turn.
@@ -1203,6 +1296,9 @@ export type TurnError = {
     message: string;
 } | null;
 
+/**
+ * Whether there was something to abort.
+ */
 export type Aborted = {
     /**
      * Whether a running turn was aborted.
@@ -1210,6 +1306,9 @@ export type Aborted = {
     aborted: boolean;
 };
 
+/**
+ * One message to a session and everything the harness does until it has answered.
+ */
 export type Turn = {
     /**
      * UUIDv7.
@@ -1234,7 +1333,7 @@ export type Turn = {
 /**
  * One event of a session. Types and their `data`:
  * `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept
- * or fresh; when its sandbox is ready also conversation: new, resumed or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
+ * or fresh; when its sandbox is ready also conversation: new, resumed, restored, which is resumed from a checkpoint in a fresh workspace, or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
  * `turn.started` {} · `message.delta` {part_id, offset, text} · `message.part` {part_id, part} (the whole part; replaces
  * its deltas) · `tool.started` {part_id, part} · `tool.completed` {part_id, part} · `turn.completed` {info} ·
  * `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {kind, …}, in the harness's own words: with `kind: retry` the
@@ -1271,6 +1370,9 @@ export type Event = {
     };
 };
 
+/**
+ * One page of a session's events.
+ */
 export type EventPage = {
     /**
      * Events, oldest first.
@@ -1286,6 +1388,9 @@ export type EventPage = {
     has_more: boolean;
 };
 
+/**
+ * That the process is alive.
+ */
 export type Health = {
     /**
      * Always `ok`.
@@ -1297,6 +1402,9 @@ export type Health = {
     version: string;
 };
 
+/**
+ * Whether this server can do its work.
+ */
 export type Readiness = {
     /**
      * `ready` or `not ready`.
@@ -1316,6 +1424,9 @@ export type Readiness = {
     gateway: string;
 };
 
+/**
+ * Whether the cluster can run sandboxes.
+ */
 export type ClusterHealth = {
     /**
      * `ok`, `failing` or `not used`.
@@ -1339,6 +1450,9 @@ export type ClusterHealth = {
     checks: Array<ClusterCheck>;
 };
 
+/**
+ * One thing that was looked at in the cluster.
+ */
 export type ClusterCheck = {
     /**
      * Name of the check.
@@ -1354,13 +1468,18 @@ export type ClusterCheck = {
     message: string | null;
 };
 
+/**
+ * The one shape of every error.
+ */
 export type Error = {
     /**
      * One sentence for people.
      */
     error: string;
     /**
-     * Stable name of the error in snake case.
+     * Stable name of the error in snake case, one of the table "Error codes" at the top of this document. There may be more of
+     * them at any time.
+     *
      */
     code: string;
     /**
@@ -1373,6 +1492,9 @@ export type Error = {
     details: Array<ErrorDetail>;
 };
 
+/**
+ * One violation.
+ */
 export type ErrorDetail = {
     /**
      * JSON Pointer into the body, or `query/<name>`, `header/<name>`.
@@ -1481,9 +1603,7 @@ export type ListAgentsData = {
 
 export type ListAgentsErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -1532,8 +1652,8 @@ export type CreateAgentData = {
 
 export type CreateAgentErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -1603,9 +1723,7 @@ export type DeleteAgentData = {
 
 export type DeleteAgentErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -1664,9 +1782,7 @@ export type GetAgentData = {
 
 export type GetAgentErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -1723,8 +1839,8 @@ export type UpdateAgentData = {
 
 export type UpdateAgentErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -1799,9 +1915,7 @@ export type DetachSkillData = {
 
 export type DetachSkillErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -1863,8 +1977,8 @@ export type AttachSkillData = {
 
 export type AttachSkillErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -1939,9 +2053,7 @@ export type ListSkillsData = {
 
 export type ListSkillsErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -1990,8 +2102,8 @@ export type CreateSkillData = {
 
 export type CreateSkillErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -2057,9 +2169,7 @@ export type DeleteSkillData = {
 
 export type DeleteSkillErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2166,8 +2276,8 @@ export type UpdateSkillData = {
 
 export type UpdateSkillErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -2247,9 +2357,7 @@ export type ListSkillVersionsData = {
 
 export type ListSkillVersionsErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2307,8 +2415,8 @@ export type CreateSessionData = {
 
 export type CreateSessionErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -2395,9 +2503,7 @@ export type ListSessionsData = {
 
 export type ListSessionsErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2543,9 +2649,7 @@ export type StopSessionData = {
 
 export type StopSessionErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2611,9 +2715,7 @@ export type RestartSessionData = {
 
 export type RestartSessionErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2685,9 +2787,7 @@ export type AbortTurnData = {
 
 export type AbortTurnErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2850,9 +2950,7 @@ export type GetSandboxLogsData = {
 
 export type GetSandboxLogsErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -2914,8 +3012,8 @@ export type SendMessageData = {
 
 export type SendMessageErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -3005,8 +3103,8 @@ export type StreamMessageData = {
 
 export type StreamMessageErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
+     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value in valid UTF-8),
+     * `invalid_request` (`details` names every violation, in the body, the query and the header).
      *
      */
     400: Error;
@@ -3095,9 +3193,7 @@ export type ListMessagesData = {
 
 export type ListMessagesErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -3216,9 +3312,7 @@ export type StreamEventsData = {
 
 export type StreamEventsErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
@@ -3277,9 +3371,7 @@ export type OpenTerminalData = {
 
 export type OpenTerminalErrors = {
     /**
-     * The request is not what this operation takes. `invalid_json` (the body is not one JSON value), `invalid_request`
-     * (`details` names every violation).
-     *
+     * A parameter is not what this operation takes (`invalid_request`); `details` names every violation.
      */
     400: Error;
     /**
