@@ -30,6 +30,7 @@ var edges = map[string]struct {
 	"sandbox/terminal":      {nil, "a terminal knows neither harness nor network"},
 	"sandbox":               {[]string{"sandbox/signed"}, "the contracts of a sandbox stand alone"},
 	"server/api":            {[]string{"server/session", "server/skill", "server/config", "server/guide", "store", "sandbox/egress/policy", "gen", "gen/sandboxd", "openapi"}, "handlers reach sandboxes only through sessions, and check entries as the proxy reads them"},
+	"server/browser":        {nil, "pages are tried from outside"},
 	"server/guide":          {nil, "the guide is text"},
 	"server/gateway":        {nil, "a client of the model gateway"},
 	"server/session":        {[]string{"store", "sandbox", "sandbox/egress", "sandbox/egress/policy", "server/skill", "server/gateway", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
