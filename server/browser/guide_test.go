@@ -5,7 +5,7 @@ import (
 	"strings"
 )
 
-// checkGuide looks at every page of the guide on a large and a small screen, light and dark.
+// checkGuide looks at every page of the guide on a large light screen and on a small dark one.
 func checkGuide(p *tab, _ *server) {
 	p.visit("/docs/guide")
 	pages := eval[[]string](p, `[...document.querySelectorAll('nav > ol > li > a')].map((a) => a.getAttribute('href'))`)
@@ -15,7 +15,7 @@ func checkGuide(p *tab, _ *server) {
 	for _, view := range []struct {
 		width, height int64
 		scheme        string
-	}{{1280, 900, "light"}, {1280, 900, "dark"}, {390, 844, "light"}, {390, 844, "dark"}} {
+	}{{1280, 900, "light"}, {390, 844, "dark"}} {
 		p.window(view.width, view.height, view.scheme)
 		for _, path := range pages {
 			p.visit(path)

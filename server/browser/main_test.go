@@ -28,7 +28,7 @@ import (
 
 const (
 	masterKey = "browser-master-key-0123456789"
-	patience  = 5 * time.Minute
+	patience  = 10 * time.Minute
 )
 
 var screenshots = flag.String("screenshots", "", "`directory` for pictures of the pages; empty: none")
@@ -131,8 +131,7 @@ func open(t *testing.T, url string) *tab {
 		t.Fatal("chromium is missing: apt-get install --no-install-recommends chromium (go tool task setup does)")
 	}
 	options := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox, chromedp.DisableGPU,
-		chromedp.Flag("disable-component-update", true), chromedp.Flag("no-pings", true), chromedp.UserDataDir(t.TempDir()),
-		chromedp.WindowSize(1280, 900))
+		chromedp.Flag("disable-component-update", true), chromedp.Flag("no-pings", true), chromedp.WindowSize(1280, 900))
 	p := &tab{t: t, url: url, answers: map[network.RequestID]*answer{}}
 	ctx, cancel := chromedp.NewExecAllocator(context.Background(), options...)
 	t.Cleanup(cancel)

@@ -130,6 +130,9 @@ func checkLinks(p *tab, _ *server) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
+	p.window(390, 844, "light")
+	p.shoot("operation-390")
+	p.window(1280, 900, "light")
 }
 
 func newSwagger(p *tab) *swagger {
@@ -214,8 +217,14 @@ func (ui *swagger) execute(s step) {
 		if p.Value.In != openapi3.ParameterInPath {
 			continue
 		}
-		value := eval[string](ui.tab, quote(in(fmt.Sprintf(`tr[data-param-name=%q] input`, p.Value.Name)))+".value")
-		if want := ui.paths[p.Value.Name]; value == "" || want != "" && value != want {
+		field := in(fmt.Sprintf(`tr[data-param-name=%q] input`, p.Value.Name))
+		value, want := eval[string](ui.tab, quote(field)+".value"), ui.paths[p.Value.Name]
+		if value == "" && want == "" { // nothing has made one
+			value = fmt.Sprint(p.Value.Example)
+			want = value
+			ui.fill(field, value)
+		}
+		if value == "" || want != "" && value != want {
 			ui.t.Errorf("%s: %s is filled in with %q, want %q", s.id, p.Value.Name, value, want)
 		}
 		path = strings.Replace(path, "{"+p.Value.Name+"}", value, 1)
@@ -238,7 +247,8 @@ func (ui *swagger) execute(s step) {
 		}
 	}
 	command := eval[string](ui.tab, quote(in(".request-snippets, .curl-command"))+`.innerText`)
-	if !strings.Contains(command, "curl") || strings.Contains(command, masterKey) {
+	if !strings.Contains(command, "curl -X") || strings.Contains(command, masterKey) || status != "401" && o.Security == nil &&
+		!strings.Contains(command, `"Authorization: Bearer $MASTER_KEY"`) {
 		ui.t.Errorf("%s: the command is %s", s.id, command)
 	}
 	eval[bool](ui.tab, quote(in(".live-responses-table"))+`.scrollIntoView({ block: 'center', behavior: 'instant' }) === undefined`)
