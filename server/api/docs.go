@@ -59,7 +59,7 @@ type docs struct{ swagger http.Handler }
 const (
 	docsPath   = "/docs"
 	guidePath  = docsPath + "/guide"
-	docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; style-src-attr 'unsafe-inline'; connect-src 'self'" +
+	docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'" +
 		"; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 	guidePolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )

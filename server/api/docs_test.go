@@ -57,8 +57,8 @@ func checkPolicy(t *testing.T, policy string, page []byte) {
 		name, list, _ := strings.Cut(strings.TrimSpace(directive), " ")
 		sources[name] = list
 	}
-	for name, list := range sources {
-		if name != "style-src-attr" && list != "'none'" && list != "'self'" && list != "'self' data:" {
+	for _, list := range sources {
+		if list != "'none'" && list != "'self'" && list != "'self' data:" {
 			t.Errorf("policy %q", policy)
 		}
 	}
