@@ -79,15 +79,11 @@ func New(o Options) (*API, error) {
 	if a.description, err = newDescription(); err != nil {
 		return nil, err
 	}
-	docs, err := newDocs()
-	if err != nil {
-		return nil, err
-	}
 	m, err := newMetrics(o.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("register metrics: %w", err)
 	}
-	a.handler = a.router(o, table, docs, m)
+	a.handler = a.router(o, table, newDocs(), m)
 	return a, nil
 }
 

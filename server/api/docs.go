@@ -1,22 +1,17 @@
 package api
 
 import (
-	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
+	"embed"
 	"fmt"
 	"net/http"
-	"regexp"
-	"slices"
-	"strings"
 
 	"github.com/labstack/echo/v4"
-	"github.com/swaggest/swgui"
 	"github.com/swaggest/swgui/v5emb"
 
 	"github.com/litellm-agent-platform/lap/gen"
 	"github.com/litellm-agent-platform/lap/openapi"
+	"github.com/litellm-agent-platform/lap/server/guide"
 )
 
 // description serves the OpenAPI document.
@@ -58,80 +53,74 @@ func (d document) write(w http.ResponseWriter) error {
 	return err
 }
 
-// docs serves Swagger UI. Its page is rendered once, and its policy lets run exactly the scripts that are in it.
-type docs struct {
-	page   []byte
-	policy string
-	assets http.Handler
+// docs serves Swagger UI on a page of its own, and the guide beside it. No page has a script or a style within it.
+type docs struct{ swagger http.Handler }
+
+const (
+	docsPath   = "/docs"
+	guidePath  = docsPath + "/guide"
+	docsPolicy = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'" +
+		"; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+	guidePolicy = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+//go:embed docs
+var docsFiles embed.FS
+
+// docsAssets are the files of the page by their types. Those that Swagger UI does not have are ours.
+var docsAssets = map[string]string{
+	"swagger-ui.css": "", "swagger-ui-bundle.js": "", "favicon-32x32.png": "",
+	"docs.css": "text/css; charset=utf-8", "docs.js": "text/javascript; charset=utf-8",
 }
 
-const docsPath = "/docs"
-
-var docsAssets = []string{
-	"swagger-ui.css", "swagger-ui-bundle.js", "swagger-ui-standalone-preset.js", "favicon-16x16.png", "favicon-32x32.png",
-}
-
-func newDocs() (*docs, error) {
-	ui := v5emb.NewHandlerWithConfig(swgui.Config{
-		Title: "LAP API", SwaggerJSON: "/openapi.json", BasePath: docsPath,
-		SettingsUI: map[string]string{"persistAuthorization": "true", "displayRequestDuration": "true"},
-	})
-	r, err := http.NewRequestWithContext(context.Background(), http.MethodGet, docsPath, nil)
-	if err != nil {
-		return nil, fmt.Errorf("render docs: %w", err)
-	}
-	page := &pageWriter{}
-	ui.ServeHTTP(page, r)
-	body := page.Bytes()
-	policy := "default-src 'none'; connect-src 'self'; img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'" +
-		"; script-src 'self'" + hashes(body, "script") +
-		"; style-src 'self'" + hashes(body, "style") + "; style-src-attr 'unsafe-inline'"
-	return &docs{page: body, policy: policy, assets: ui}, nil
-}
-
-// hashes lists the inline elements of a page as sources of a content security policy.
-func hashes(page []byte, element string) string {
-	var list strings.Builder
-	for _, m := range regexp.MustCompile(`(?s)<`+element+`>(.*?)</`+element+`>`).FindAllSubmatch(page, -1) {
-		sum := sha256.Sum256(m[1])
-		list.WriteString(" 'sha256-" + base64.StdEncoding.EncodeToString(sum[:]) + "'")
-	}
-	return list.String()
-}
+func newDocs() *docs { return &docs{swagger: v5emb.New("", "", docsPath)} }
 
 // register adds the pages to the router and to the operations that anybody may call.
 func (d *docs) register(e *echo.Echo, table map[string]*operation) {
-	for path, h := range map[string]echo.HandlerFunc{docsPath: d.index, docsPath + "/": d.index, docsPath + "/:file": d.asset} {
+	for path, h := range map[string]echo.HandlerFunc{
+		docsPath: d.index, docsPath + "/": d.index, docsPath + "/:file": d.asset,
+		guidePath: d.page, guidePath + "/": d.page, guidePath + "/:page": d.page,
+	} {
 		e.GET(path, h)
 		table[http.MethodGet+" "+path] = &operation{id: "docs", path: path, anonymous: true}
 	}
 }
 
 func (d *docs) index(c echo.Context) error {
-	c.Response().Header().Set("Content-Security-Policy", d.policy)
-	return c.HTMLBlob(http.StatusOK, d.page)
+	c.Response().Header().Set("Content-Security-Policy", docsPolicy)
+	return d.own(c, "index.html", "text/html; charset=utf-8")
+}
+
+func (d *docs) own(c echo.Context, name, contentType string) error {
+	body, err := docsFiles.ReadFile("docs/" + name)
+	if err != nil {
+		return fmt.Errorf("read page: %w", err)
+	}
+	return c.Blob(http.StatusOK, contentType, body)
 }
 
 func (d *docs) asset(c echo.Context) error {
-	if !slices.Contains(docsAssets, c.Param("file")) {
+	name := c.Param("file")
+	contentType, ok := docsAssets[name]
+	switch {
+	case !ok:
 		return echo.ErrNotFound
+	case contentType != "":
+		return d.own(c, name, contentType)
 	}
 	c.Response().Header().Set("Cache-Control", "public, max-age=3600")
-	d.assets.ServeHTTP(c.Response(), c.Request())
+	d.swagger.ServeHTTP(c.Response(), c.Request())
 	return nil
 }
 
-// pageWriter keeps what a handler writes.
-type pageWriter struct {
-	bytes.Buffer
-	header http.Header
-}
-
-func (w *pageWriter) Header() http.Header {
-	if w.header == nil {
-		w.header = http.Header{}
+func (d *docs) page(c echo.Context) error {
+	file, err := guide.Get(c.Param("page"))
+	if err != nil {
+		return err
 	}
-	return w.header
+	if file == nil {
+		return echo.ErrNotFound
+	}
+	c.Response().Header().Set("Content-Security-Policy", guidePolicy)
+	return c.Blob(http.StatusOK, file.ContentType, file.Body)
 }
-
-func (w *pageWriter) WriteHeader(int) {}

@@ -38,7 +38,7 @@ const (
 
 const containerEnvPrefix = "CONTAINER_ENV_"
 
-// Config is the whole configuration. Fields are named after their variables; the tag desc is the text of the README's table.
+// Config is the whole configuration. Fields are named after their variables; the tag desc is the text of the guide's table.
 type Config struct {
 	ListenAddr       string        `env:"LISTEN_ADDR" envDefault:"127.0.0.1:3000" desc:"Address of the API, host and port."`
 	AllowNonLoopback bool          `env:"ALLOW_NON_LOOPBACK" envDefault:"false" desc:"Lets the local runtime listen beyond loopback. Its sandboxes are processes of this machine, so whoever has the key can run commands on it."`
