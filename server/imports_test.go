@@ -31,7 +31,7 @@ var edges = map[string]struct {
 	"sandbox":               {[]string{"sandbox/signed"}, "the contracts of a sandbox stand alone"},
 	"server/api":            {[]string{"server/session", "server/skill", "server/config", "store", "sandbox/egress/policy", "gen", "gen/sandboxd", "openapi"}, "handlers reach sandboxes only through sessions, and check entries as the proxy reads them"},
 	"server/gateway":        {nil, "a client of the model gateway"},
-	"server/session":        {[]string{"store", "sandbox", "sandbox/egress", "sandbox/egress/policy", "server/skill", "server/gateway", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
+	"server/session":        {[]string{"store", "sandbox", "sandbox/egress", "sandbox/egress/feed", "sandbox/egress/policy", "server/skill", "server/gateway", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
 	"server/skill":          {nil, "skills as text are pure"},
 	"server/bench":          {nil, "the server is measured from outside"},
 	"server/chaos":          {nil, "the server is broken from outside"},

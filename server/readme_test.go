@@ -24,6 +24,15 @@ func TestTheReadmeListsEveryVariableAsItIs(t *testing.T) {
 	if len(rows) != len(fields) {
 		t.Errorf("the table has %d variables, the server %d", len(rows), len(fields))
 	}
+	for _, f := range config.EgressFields() {
+		def := ""
+		if f.Default != "" {
+			def = " (`" + f.Default + "`)"
+		}
+		if want := "- `" + f.Name + "`" + def + ": " + f.Description + "\n"; !strings.Contains(string(readme), want) {
+			t.Errorf("the list for lap egress lacks %s", want)
+		}
+	}
 	for i, f := range fields {
 		def := ""
 		if f.Default != "" {

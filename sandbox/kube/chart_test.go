@@ -41,15 +41,23 @@ func kinds(objects []*unstructured.Unstructured) (out []string) {
 	return out
 }
 
-// installMonitors brings the kind ServiceMonitor, as the operator of Prometheus does.
+// installMonitors brings the kinds ServiceMonitor and PodMonitor, as the operator of Prometheus does.
 func installMonitors(t *testing.T) {
 	t.Helper()
+	for _, kind := range []string{"ServiceMonitor", "PodMonitor"} {
+		installMonitor(t, kind)
+	}
+}
+
+func installMonitor(t *testing.T, kind string) {
+	t.Helper()
+	singular := strings.ToLower(kind)
 	plane.Apply(t, &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-		"metadata": map[string]any{"name": "servicemonitors.monitoring.coreos.com"},
+		"metadata": map[string]any{"name": singular + "s.monitoring.coreos.com"},
 		"spec": map[string]any{
 			"group": "monitoring.coreos.com", "scope": "Namespaced",
-			"names": map[string]any{"kind": "ServiceMonitor", "plural": "servicemonitors", "singular": "servicemonitor"},
+			"names": map[string]any{"kind": kind, "plural": singular + "s", "singular": singular},
 			"versions": []any{map[string]any{
 				"name": "v1", "served": true, "storage": true,
 				"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
@@ -68,7 +76,8 @@ func TestTheChartIsAcceptedByTheClusterWhateverIsChosen(t *testing.T) {
 		kinds  []string
 	}{
 		"plain": {chartValues(sandboxes), []string{
-			"Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount",
+			"Deployment", "Deployment", "Namespace", "NetworkPolicy", "NetworkPolicy", "PodDisruptionBudget", "PodDisruptionBudget", "Role",
+			"RoleBinding", "Service", "Service", "Service", "ServiceAccount",
 		}},
 		"everything": {chartValues(sandboxes, `
 replicas: 3
@@ -79,10 +88,12 @@ nodeSelector: {pool: platform}
 tolerations: [{key: platform, operator: Exists}]
 affinity: {nodeAffinity: {}}
 networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]}
+egress: {replicas: 5, checkSource: false, drainSeconds: 60, env: {LOG_LEVEL: debug}}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}`), []string{
-			"Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount", "ServiceMonitor",
+			"Deployment", "Deployment", "Namespace", "NetworkPolicy", "NetworkPolicy", "PodDisruptionBudget", "PodDisruptionBudget", "PodMonitor", "Role",
+			"RoleBinding", "Service", "Service", "Service", "ServiceAccount", "ServiceMonitor",
 		}},
-		"least": {"secretName: lap\npodDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\nsandboxes: {namespace: " + sandboxes +
+		"least": {"secretName: lap\npodDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\negress: {enabled: false}\nsandboxes: {namespace: " + sandboxes +
 			", createNamespace: false}", []string{"Deployment", "Role", "RoleBinding", "Service", "ServiceAccount"}},
 	} {
 		objects := render(t, ns, c.values)
@@ -97,7 +108,7 @@ serviceMonitor: {enabled: true, labels: {release: prometheus}}`), []string{
 			}
 			sandboxtest.Eventually(t, name+": "+o.GetKind()+" is accepted", func() error { // a new kind is not served at once
 				err := plane.DryRun(t, check)
-				if err != nil && o.GetKind() != "ServiceMonitor" {
+				if err != nil && !strings.HasSuffix(o.GetKind(), "Monitor") {
 					t.Fatalf("%s: %s: %v", name, o.GetKind(), err)
 				}
 				return err

@@ -33,7 +33,9 @@ type Controller struct {
 
 // NewController returns a controller that does nothing until Run.
 func NewController(o Options) *Controller {
-	return &Controller{o: o, links: map[string]*link{}}
+	c := &Controller{o: o, links: map[string]*link{}}
+	o.Egress.ledBy(c.Leading)
+	return c
 }
 
 // Leading tells whether this process runs the controller now.
