@@ -17,7 +17,9 @@ type outbox struct {
 	added chan struct{} // closed and replaced by each add
 }
 
-func newOutbox() *outbox { return &outbox{ring: make([]egress.Record, outboxLen), added: make(chan struct{})} }
+func newOutbox() *outbox {
+	return &outbox{ring: make([]egress.Record, outboxLen), added: make(chan struct{})}
+}
 
 // add never blocks.
 func (o *outbox) add(r egress.Record) {
