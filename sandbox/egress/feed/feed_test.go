@@ -34,6 +34,15 @@ func TestReplicasLetThroughWhatIsOpenAndCloseWhatEnds(t *testing.T) {
 		return strings.Join(hostsOf(list), " ") == "a.example b.example denied.example" && list[0].Open && list[0].Addr.IsValid()
 	})
 
+	eventually(t, "the bytes of what is open", func() bool {
+		for _, r := range s.Recent(k) {
+			if r.Host == "a.example" {
+				return r.Open && r.Sent == 5 && r.Received == 5
+			}
+		}
+		return false
+	})
+
 	// Another attempt with another policy takes the place of the first.
 	other := compile(t, policy.Spec{DenyOut: []string{"b.example"}})
 	s.Open(key("s1", 2), egress.Session{Policy: other})

@@ -73,6 +73,7 @@ func TestAReplicaThatTalksNonsenseIsCutOffAndTheOthersGoOn(t *testing.T) {
 		"many records":      goodHello + "\n" + `{"type":"decisions","records":[` + strings.Repeat(`{},`, 256) + `{}]}`,
 		"many holds":        goodHello + "\n" + `{"type":"holds","holds":[` + strings.Repeat(`{},`, 1000) + `{}]}`,
 		"an odd hold":       goodHello + "\n" + `{"type":"holds","holds":[{"session":"","attempt":1}]}`,
+		"odd progress":      strings.Replace(record(`"host":"h","received":-1`), "decisions", "progress", 1),
 		"numbers too large": goodHello + "\n" + `{"type":"decisions","lost":1e99}`,
 	} {
 		evil := dial(t, s.addr, secret)

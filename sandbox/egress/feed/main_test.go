@@ -126,7 +126,7 @@ func startServer(t *testing.T, addr string, leads bool, over ...egress.Key) *ser
 // stop is what a crash looks like to replicas.
 func (s *server) stop() {
 	_ = s.http.Close()
-	s.Hub.Stop()
+	s.Stop()
 }
 
 // hosts are those that events would be made of.

@@ -9,6 +9,7 @@
 //	replica: holds      attempts that it lets through, so that it is told which of them ended while it heard nothing
 //	replica: decisions  records, in their order, each with its number; lost: how many before them it no longer has; again: from
 //	                    here on they are what comes after the last that was told of
+//	replica: progress   records that the server has of connections that are open, with the bytes that passed meanwhile
 //	server:  hello      protocol, key, have: whose credentials count, and up to which decision it has them
 //	server:  policy     hash, spec: before the first attempt on this stream that has it
 //	server:  open       session, attempt, hash, installing, source: let this attempt through, and no earlier one
@@ -44,6 +45,7 @@ const (
 	helloWithin  = 10 * time.Second
 	writeWithin  = 10 * time.Second
 	pingEvery    = 10 * time.Second
+	tellEvery    = 5 * time.Second // of connections that are open
 	maxMethod    = 32
 	maxHost      = 300
 	maxEntry     = 400
@@ -75,6 +77,7 @@ const (
 	typeHello     = "hello"
 	typeHolds     = "holds"
 	typeDecisions = "decisions"
+	typeProgress  = "progress"
 	typePolicy    = "policy"
 	typeOpen      = "open"
 	typeEnd       = "end"

@@ -39,8 +39,8 @@ type ReplicaOptions struct {
 	Proxy   egress.Options // of the proxy that it runs; keys and reports are the replica's own business
 }
 
-// Replica is a proxy that servers tell what to let through. Run keeps its streams: a goroutine for each server, and four while it
-// is connected.
+// Replica is a proxy that servers tell what to let through. Run keeps its streams: a goroutine for each server, and four more
+// while it is connected.
 type Replica struct {
 	o     ReplicaOptions
 	id    string
@@ -207,7 +207,7 @@ func (r *Replica) dial(ctx context.Context, addr string) (*websocket.Conn, error
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
 	transport := &http.Transport{DisableKeepAlives: true} // no proxy of the environment
-	c, res, err := websocket.Dial(ctx, "ws://"+addr+Path, &websocket.DialOptions{
+	c, res, err := websocket.Dial(ctx, "ws://"+addr+Path, &websocket.DialOptions{ //nolint:bodyclose // its body is the library's business
 		HTTPClient: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		HTTPHeader: http.Header{"Authorization": {"Bearer " + r.o.Secret}},
 	})
@@ -253,6 +253,7 @@ func (r *Replica) stream(ctx context.Context, addr string) (opened bool, err err
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return l.listen(ctx) })
 	g.Go(func() error { return l.speak(ctx) })
+	g.Go(func() error { return l.tell(ctx) })
 	g.Go(func() error { return keepAlive(ctx, c) })
 	return true, g.Wait()
 }
@@ -302,6 +303,51 @@ func (l *link) speak(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// tell sends now and then how many bytes have passed through connections that are open.
+func (l *link) tell(ctx context.Context) error {
+	tick := time.NewTicker(tellEvery)
+	defer tick.Stop()
+	told := map[uint64]int64{}
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		now := map[uint64]int64{}
+		var list []record
+		for _, rec := range l.r.running() {
+			now[rec.ID] = rec.Sent + rec.Received
+			if now[rec.ID] == told[rec.ID] {
+				continue
+			}
+			if len(list) == maxRecords {
+				now[rec.ID] = told[rec.ID] // it has its turn next time
+				continue
+			}
+			list = append(list, toWire(rec.ID, rec))
+		}
+		told = now
+		if len(list) == 0 {
+			continue
+		}
+		if err := write(ctx, l.c, message{Type: typeProgress, Records: list}); err != nil {
+			return err
+		}
+	}
+}
+
+// running returns the last decisions whose connections are open.
+func (r *Replica) running() (list []egress.Record) {
+	r.mu.Lock()
+	keys := slices.Collect(maps.Values(r.held))
+	r.mu.Unlock()
+	for _, key := range keys {
+		list = append(list, slices.DeleteFunc(r.proxy.Recent(key), func(rec egress.Record) bool { return !rec.Open })...)
+	}
+	return list
 }
 
 // listen does what the server says.

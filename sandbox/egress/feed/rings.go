@@ -48,6 +48,15 @@ func (r *rings) put(replica string, rec egress.Record) {
 	}
 }
 
+// progress replaces what is known of a connection that is open.
+func (r *rings) progress(replica string, rec egress.Record) {
+	for i, k := range r.of[rec.Key] {
+		if k.replica == replica && k.ID == rec.ID && k.Open {
+			r.of[rec.Key][i].Record = rec
+		}
+	}
+}
+
 func (r *rings) touch(key egress.Key) {
 	if n := len(r.order); n > 0 && r.order[n-1] == key {
 		return

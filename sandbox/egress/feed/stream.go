@@ -111,9 +111,20 @@ func (h *Hub) listen(ctx context.Context, c *websocket.Conn, s *stream) error {
 			s.ack = max(s.ack, told)
 			s.wakeLocked()
 			h.mu.Unlock()
+		case typeProgress:
+			h.progress(s, m.Records)
 		default:
 			return errMessage
 		}
+	}
+}
+
+// progress notes the bytes of connections that are open.
+func (h *Hub) progress(s *stream, list []record) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range list {
+		h.rings.progress(s.replica, list[i].fromWire())
 	}
 }
 
