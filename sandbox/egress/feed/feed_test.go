@@ -184,6 +184,15 @@ func TestOnlyTheLeaderMakesEventsAndItsSuccessorLosesNone(t *testing.T) {
 	if got := other.hosts(); got[len(got)-2] != "n2.denied.example" || len(other.Recent(k)) != 3 {
 		t.Errorf("it made %v of %d", got, len(other.Recent(k)))
 	}
+	// What it opens while another leads does not count, what it opens later does.
+	other.leads.Store(false)
+	other.Open(key("s2", 1), egress.Session{Policy: p})
+	other.leads.Store(true)
+	other.Open(key("s3", 1), egress.Session{Policy: p})
+	r.tunnel(t, "a.example", credential(key("s3", 1), p, time.Hour))
+	if got := r.status(t, "a.example", credential(key("s2", 1), p, time.Hour)); got != http.StatusProxyAuthRequired {
+		t.Errorf("what it opened without leading: %d", got)
+	}
 	// It may end what it never opened.
 	c, b := r.tunnel(t, "a.example", credential(k, p, time.Hour))
 	defer c.Close()

@@ -30,7 +30,7 @@ const (
 type HubOptions struct {
 	Secret  string            // that replicas present
 	Key     ed25519.PublicKey // of whoever signs credentials
-	Leading func() bool       // this server is the one that makes events of decisions
+	Leading func() bool       // this server is the one that opens attempts and makes events of decisions
 	// Over returns which of some attempts are over. It is asked about those that a replica lets through and nobody here has opened.
 	Over   func(ctx context.Context, keys []egress.Key) ([]egress.Key, error)
 	Report func(egress.Record) // gets each decision that an event may be made of, while this server leads; must not block
@@ -78,12 +78,14 @@ func NewHub(o HubOptions) *Hub {
 	return h
 }
 
-// Open lets an attempt through, and no other of its session. It may be repeated.
+// Open lets an attempt through, and no other of its session, as long as this server leads. It may be repeated.
 func (h *Hub) Open(key egress.Key, s egress.Session) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.open[key.Session] = attempt{key, s}
-	h.markLocked(key)
+	if h.turnLocked() {
+		h.open[key.Session] = attempt{key, s}
+		h.markLocked(key)
+	}
 }
 
 // Close ends an attempt, and those before it.
@@ -188,13 +190,13 @@ func (h *Hub) join(s *stream) (have uint64) {
 	p.away = false
 	h.replicas[s.replica] = p
 	h.streams[s] = struct{}{}
-	for _, a := range h.open {
-		s.markLocked(a.key)
-	}
 	have = p.have
 	if s.leads = h.o.Leading(); s.leads {
 		s.turned = true
 		have = min(have, s.told)
+		for _, a := range h.open {
+			s.markLocked(a.key)
+		}
 	}
 	return have
 }
@@ -244,9 +246,7 @@ func (h *Hub) look() {
 			return
 		}
 		h.mu.Lock()
-		for s := range h.streams {
-			s.turnLocked(h.o.Leading())
-		}
+		h.turnLocked()
 		h.mu.Unlock()
 		if time.Since(checked) >= checkEvery {
 			h.settle()
@@ -254,6 +254,23 @@ func (h *Hub) look() {
 			checked = time.Now()
 		}
 	}
+}
+
+// turnLocked follows leadership, and tells whether this server leads. What was open here when it is lost says nothing any more: another
+// server has opened it again, or ended it.
+func (h *Hub) turnLocked() bool {
+	leading := h.o.Leading()
+	if !leading {
+		clear(h.open)
+	}
+	for s := range h.streams {
+		if s.turnLocked(leading) && leading {
+			for _, a := range h.open {
+				s.markLocked(a.key)
+			}
+		}
+	}
+	return leading
 }
 
 // settle marks connections of replicas as ended that were away twice.

@@ -206,7 +206,7 @@ type link struct {
 func (r *Replica) dial(ctx context.Context, addr string) (*websocket.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, connectWithin)
 	defer cancel()
-	transport := &http.Transport{DisableKeepAlives: true} // no proxy of the environment
+	transport := &http.Transport{DisableKeepAlives: true}                         // no proxy of the environment
 	c, res, err := websocket.Dial(ctx, "ws://"+addr+Path, &websocket.DialOptions{ //nolint:bodyclose // its body is the library's business
 		HTTPClient: &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		HTTPHeader: http.Header{"Authorization": {"Bearer " + r.o.Secret}},

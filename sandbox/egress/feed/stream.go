@@ -36,12 +36,14 @@ func (s *stream) markLocked(key egress.Key) {
 	s.wakeLocked()
 }
 
-func (s *stream) turnLocked(leading bool) {
+// turnLocked tells whether leadership is new to the stream.
+func (s *stream) turnLocked(leading bool) bool {
 	if s.turned == leading {
-		return
+		return false
 	}
 	s.turned, s.again, s.leads = leading, leading, false
 	s.wakeLocked()
+	return true
 }
 
 func (s *stream) wakeLocked() {
