@@ -136,6 +136,41 @@ func podOfTemplate(t *testing.T, deployment *unstructured.Unstructured) *unstruc
 	return pod
 }
 
+func TestTheProxyOfTheChartHasOneSecretAndNoRights(t *testing.T) {
+	t.Parallel()
+	proxies := 0
+	for _, o := range render(t, "lap", chartValues("boxes", "env: {DATABASE_URL: not-its-business}")) {
+		text := asYAML(t, o.Object)
+		isProxy := strings.HasSuffix(o.GetName(), "-egress")
+		switch kind := o.GetKind(); {
+		case isProxy && kind == "Deployment":
+			proxies++
+			if strings.Count(text, "secretKeyRef") != 1 || strings.Contains(text, "envFrom") || strings.Contains(text, "DATABASE_URL") ||
+				!strings.Contains(text, "automountServiceAccountToken: false") || strings.Contains(text, "serviceAccountName") {
+				t.Errorf("the proxy has more than it needs:\n%s", text)
+			}
+		case isProxy && kind == "NetworkPolicy":
+			if strings.Count(text, "from:") != 1 || !strings.Contains(text, "kubernetes.io/metadata.name: boxes") || !strings.Contains(text, "app.kubernetes.io/name: lap-sandbox") {
+				t.Errorf("more than sandboxes may connect to the proxy:\n%s", text)
+			}
+		case kind == "NetworkPolicy":
+			if !strings.Contains(text, "app.kubernetes.io/name: lap-egress") || !strings.Contains(text, "port: feed") {
+				t.Errorf("replicas may not connect to the server:\n%s", text)
+			}
+		case isProxy && (kind == "Role" || kind == "RoleBinding" || kind == "ServiceAccount"):
+			t.Errorf("the proxy has a %s", kind)
+		}
+	}
+	if proxies != 1 {
+		t.Errorf("there are %d proxies", proxies)
+	}
+	for _, o := range render(t, "lap", chartValues("boxes", "egress: {enabled: false}")) {
+		if text := asYAML(t, o.Object); strings.Contains(text, "EGRESS_PROXY_ADDR") || strings.Contains(text, "lap-egress") || strings.Contains(text, "feed") {
+			t.Errorf("without it there is\n%s", text)
+		}
+	}
+}
+
 func TestTheChartSaysWhatIsMissing(t *testing.T) {
 	t.Parallel()
 	if _, err := kubetest.Render(t, "lap", "{}"); err == nil || !strings.Contains(err.Error(), "secretName is required") {
