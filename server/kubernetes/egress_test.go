@@ -247,7 +247,7 @@ func open(t *testing.T, relay, host string) (*tunnel, int) {
 		return nil, 0
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
+	_ = c.SetDeadline(time.Now().Add(10 * time.Minute))
 	fmt.Fprintf(c, "CONNECT %[1]s HTTP/1.1\r\nHost: %[1]s\r\n\r\n", host)
 	b := bufio.NewReader(c)
 	res, err := http.ReadResponse(b, &http.Request{Method: http.MethodConnect})
