@@ -9,6 +9,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -138,10 +139,18 @@ type Describer interface {
 	Describe(ctx context.Context, id ID) (Description, error)
 }
 
+// Addresser is a Runtime whose sandboxes have addresses of their own.
+type Addresser interface {
+	Runtime
+	// Addresses returns those that connections of a sandbox come from. ErrNotFound as for Get.
+	Addresses(ctx context.Context, id ID) ([]netip.Addr, error)
+}
+
 // Check is one thing that a runtime needs of what it runs on.
 type Check struct {
 	Name  string // stable, in snake case
 	Fault string // one sentence, without addresses; empty: it holds
+	Note  string // what should be known of it although it holds, likewise
 }
 
 // Report is how what a runtime runs on is.

@@ -94,8 +94,11 @@ func listenPrivate(dir, name string) (net.Listener, error) {
 	return l, nil
 }
 
-// egressMetrics shows what the way out counts.
-type egressMetrics struct{ e *session.Egress }
+// egressMetrics shows what the way out counts, proxyMetrics that part of it which a proxy counts.
+type (
+	egressMetrics struct{ e *session.Egress }
+	proxyMetrics  struct{ stats func() egress.Stats }
+)
 
 var (
 	egressConnections = prometheus.NewDesc("lap_egress_connections_total",
@@ -108,15 +111,28 @@ var (
 )
 
 // Describe implements prometheus.Collector.
-func (m egressMetrics) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{egressConnections, egressObserved, egressOpen, egressBytes, egressUnheard} {
-		out <- d
-	}
+func (egressMetrics) Describe(out chan<- *prometheus.Desc) {
+	proxyMetrics{}.Describe(out)
+	out <- egressUnheard
 }
 
 // Collect implements prometheus.Collector.
 func (m egressMetrics) Collect(out chan<- prometheus.Metric) {
 	s, unheard := m.e.Stats()
+	proxyMetrics{func() egress.Stats { return s }}.Collect(out)
+	out <- prometheus.MustNewConstMetric(egressUnheard, prometheus.CounterValue, float64(unheard))
+}
+
+// Describe implements prometheus.Collector.
+func (proxyMetrics) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{egressConnections, egressObserved, egressOpen, egressBytes} {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m proxyMetrics) Collect(out chan<- prometheus.Metric) {
+	s := m.stats()
 	counter := func(d *prometheus.Desc, n int64, label ...string) {
 		out <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(n), label...)
 	}
@@ -129,5 +145,4 @@ func (m egressMetrics) Collect(out chan<- prometheus.Metric) {
 	out <- prometheus.MustNewConstMetric(egressOpen, prometheus.GaugeValue, float64(s.Open))
 	counter(egressBytes, s.Sent, "sent")
 	counter(egressBytes, s.Received, "received")
-	counter(egressUnheard, unheard)
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/oapi-codegen/nullable"
 
 	"github.com/litellm-agent-platform/lap/gen/client"
+	"github.com/litellm-agent-platform/lap/server/servertest"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
 
@@ -94,7 +95,7 @@ print("<out=" + " ".join(out) + ">")
 `
 
 func TestNoWayLeadsOutOfASandboxButTheProxy(t *testing.T) {
-	if !inNetwork(t) {
+	if !servertest.InNetwork(t) {
 		return
 	}
 	serveInternet(t)
@@ -134,7 +135,7 @@ func serveEscapes(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { l.Close() })
-	p, err := net.ListenPacket("udp", publicAddr+":53")
+	p, err := net.ListenPacket("udp", servertest.PublicAddr+":53")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,92 +13,15 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/oapi-codegen/nullable"
-	"golang.org/x/sys/unix"
 
 	"github.com/litellm-agent-platform/lap/gen/client"
 	"github.com/litellm-agent-platform/lap/server/servertest"
 	"github.com/litellm-agent-platform/lap/store/storetest"
 )
-
-const (
-	publicAddr = "93.184.215.14" // of hosts that are public to the product; nothing leads out of where it is used
-
-	inNetworkEnv = "LAP_TEST_IN_NETWORK"
-)
-
-// hosts are the names of the network of inNetwork.
-const hosts = "127.0.0.1 localhost inside.example\n" + publicAddr + " allowed.example denied.example other.example\n"
-
-// inNetwork runs the rest of a test in a network without any link, in which the names of hosts lead to its loopback. It returns
-// false in the process that only waits for that.
-func inNetwork(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv(inNetworkEnv) == "" {
-		cmd := exec.Command("/proc/self/exe", "-test.run=^"+t.Name()+"$", "-test.v")
-		cmd.Env = append(os.Environ(), inNetworkEnv+"=1")
-		cmd.SysProcAttr = &syscall.SysProcAttr{
-			Cloneflags:  unix.CLONE_NEWUSER | unix.CLONE_NEWNET | unix.CLONE_NEWNS,
-			UidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getuid(), HostID: os.Getuid(), Size: 1}},
-			GidMappings: []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}},
-			AmbientCaps: []uintptr{unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE, unix.CAP_SYS_ADMIN},
-		}
-		out, err := cmd.CombinedOutput()
-		t.Logf("in a network of its own:\n%s", out)
-		if err != nil || !strings.Contains(string(out), "--- PASS: "+t.Name()) {
-			t.Errorf("it failed: %v", err)
-		}
-		return false
-	}
-	for name, addr := range map[string]string{"lo": "127.0.0.1", "lo:1": publicAddr} {
-		if err := addAddress(name, addr); err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-	}
-	file := filepath.Join(t.TempDir(), "hosts")
-	if err := os.WriteFile(file, []byte(hosts), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Mount(file, "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
-		t.Fatal(err)
-	}
-	return true
-}
-
-// addAddress gives the loopback device an address and brings it up.
-func addAddress(device, addr string) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer unix.Close(fd)
-	var request struct {
-		name [unix.IFNAMSIZ]byte
-		data [24]byte
-	}
-	copy(request.name[:], device)
-	call := func(number uintptr) error {
-		if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(fd), number, uintptr(unsafe.Pointer(&request))); errno != 0 {
-			return errno
-		}
-		return nil
-	}
-	request.data[0] = unix.AF_INET
-	copy(request.data[4:8], net.ParseIP(addr).To4())
-	if err := call(unix.SIOCSIFADDR); err != nil {
-		return err
-	}
-	request.data = [24]byte{unix.IFF_UP | unix.IFF_RUNNING}
-	return call(unix.SIOCSIFFLAGS)
-}
 
 // reach tries hosts with what agents use: one line a finding.
 const reach = `
@@ -158,7 +81,7 @@ func serveInternet(t *testing.T) {
 		fmt.Fprint(w, `{"name":"demo","dist-tags":{"latest":"1.2.3"},"versions":{"1.2.3":{"name":"demo","version":"1.2.3","dist":{"tarball":"http://allowed.example/x"}}}}`)
 	})
 	mux.HandleFunc("/{$}", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") })
-	l, err := net.Listen("tcp", publicAddr+":80")
+	l, err := net.Listen("tcp", servertest.PublicAddr+":80")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +94,7 @@ func serveInternet(t *testing.T) {
 const credentialForm = "v1.eyJzaWQiOi"
 
 func TestASandboxReachesWhatItsAgentMayAndNothingElse(t *testing.T) {
-	if !inNetwork(t) {
+	if !servertest.InNetwork(t) {
 		return
 	}
 	serveInternet(t)
@@ -236,7 +159,7 @@ func checkReport(t *testing.T, s *server, id string) {
 			found[d.Host] = d
 		}
 	}
-	if d := found["allowed.example"]; d.Verdict != "allowed" || d.Rule != "allow_out" || d.Address.MustGet() != publicAddr || d.BytesSent == 0 || d.BytesReceived == 0 {
+	if d := found["allowed.example"]; d.Verdict != "allowed" || d.Rule != "allow_out" || d.Address.MustGet() != servertest.PublicAddr || d.BytesSent == 0 || d.BytesReceived == 0 {
 		t.Errorf("allowed: %+v", d)
 	}
 	if d := found["inside.example"]; d.Verdict != "denied" || d.Rule != "blocked" || !d.Address.IsNull() {

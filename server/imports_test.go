@@ -34,7 +34,7 @@ var edges = map[string]struct {
 	"server/browser":        {nil, "pages are tried from outside"},
 	"server/guide":          {nil, "the guide is text"},
 	"server/gateway":        {nil, "a client of the model gateway"},
-	"server/session":        {[]string{"store", "sandbox", "sandbox/egress", "sandbox/egress/policy", "server/skill", "server/gateway", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
+	"server/session":        {[]string{"store", "sandbox", "sandbox/egress", "sandbox/egress/feed", "sandbox/egress/policy", "server/skill", "server/gateway", "gen/sandboxd"}, "sessions bring rows and sandboxes together and know no HTTP server"},
 	"server/skill":          {nil, "skills as text are pure"},
 	"server/bench":          {nil, "the server is measured from outside"},
 	"server/chaos":          {nil, "the server is broken from outside"},

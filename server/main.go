@@ -1,4 +1,4 @@
-// Command lap is the platform: `lap serve` runs the server, `lap demo` shows it working, `lap rekey` seals stored secrets with a
+// Command lap is the platform: `lap serve` runs the server, `lap egress` the way out of sandboxes, `lap demo` shows it working, `lap rekey` seals stored secrets with a
 // new key, `lap contract` checks a deployment, `lap sandboxd` is what the local runtime starts inside a sandbox, and the commands
 // of package cli are a client of a server. This package wires the parts together and owns nothing else.
 package main
@@ -29,6 +29,7 @@ const usage = `Usage: lap <command> [flags]
               --stop-sandboxes  end all sandboxes when the server ends; they go on otherwise
   demo      from nothing to a conversation with a real coding agent, then leave the server running
               --once            end instead
+  egress    run the proxy that is the only way out of sandboxes on Kubernetes, beside a server; configured by environment variables
   rekey     seal all stored secrets with the first key of ENCRYPTION_KEY, and say which of the others
             are still needed; stop the server first unless DATABASE_URL is set
   contract  check a deployment against the OpenAPI document with random requests, good and bad; --help lists the flags
@@ -74,6 +75,8 @@ func run(ctx context.Context, args, environ []string, stdout, stderr io.Writer) 
 		return serve(ctx, args[1:], environ, stderr)
 	case "demo":
 		return demonstrate(ctx, args[1:], environ, stdout, stderr)
+	case "egress":
+		return proxyEgress(ctx, args[1:], environ, stderr)
 	case "rekey":
 		return rekey(ctx, args[1:], environ, stdout, stderr)
 	case "contract":

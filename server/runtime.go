@@ -47,6 +47,7 @@ func openRuntime(cfg config.Config, ownNetwork bool, log *slog.Logger) (sandboxR
 		PriorityClass: cfg.PriorityClass, VolumeSize: cfg.VolumeSize, StorageClass: cfg.StorageClass, Logger: log,
 		Network: kube.Network{
 			Platform: platform, DNS: cfg.DNSPods, Gateway: cfg.LiteLLMAPIBase, GatewayPods: cfg.GatewayPods, Allow: cfg.EgressAllow, Deny: cfg.EgressDeny,
+			Proxy: cfg.EgressPods, ProxyAddr: cfg.EgressProxy,
 		},
 	})
 }

@@ -73,7 +73,7 @@ type platform struct {
 	lock    *os.File
 	store   *store.Store
 	runtime sandboxRuntime
-	egress  *session.Egress // of the local runtime
+	egress  *session.Egress
 	service *session.Service
 	api     *api.API
 	http    []*http.Server
@@ -85,7 +85,7 @@ type platform struct {
 
 // start brings everything up, in the order of dependence; what was started is stopped again if a later part fails.
 func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.Logger) (p *platform, err error) {
-	p = &platform{cfg: cfg, o: o, log: log, failed: make(chan error, 3)}
+	p = &platform{cfg: cfg, o: o, log: log, failed: make(chan error, 4)}
 	defer func() {
 		if err != nil {
 			_ = p.stop()
@@ -131,6 +131,12 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 			return nil, err
 		}
 		registry.MustRegister(egressMetrics{p.egress})
+	} else if cfg.EgressProxy != "" {
+		own = true
+		if err := p.startEgressFeed(ctx, keyring, registry); err != nil {
+			_ = listener.Close()
+			return nil, err
+		}
 	}
 	so := session.Options{
 		Egress: p.egress, EgressEnforced: own,
@@ -279,6 +285,9 @@ func (p *platform) announce(gateway sandboxd.Gateway, own bool) {
 	if p.cfg.Runtime == config.RuntimeLocal {
 		p.log.Warn("sandboxes are processes of this machine with the rights of this server", "own_network", own)
 		p.announceEgress(own)
+	}
+	if p.cfg.Runtime == config.RuntimeKubernetes && p.egress == nil {
+		p.log.Warn("EGRESS_PROXY_ADDR is not set: allow_out and deny_out are not enforced")
 	}
 	switch {
 	case p.o.demo:

@@ -48,8 +48,8 @@ func (p *Proxy) identify(c net.Conn, h *head, bound *Key) *session {
 	if bound != nil {
 		return p.session(*bound)
 	}
-	claims, err := OpenCredential(p.o.Key, h.credential, p.o.Now())
-	if err != nil {
+	claims, ok := p.open(h.credential)
+	if !ok {
 		return nil
 	}
 	s := p.await(claims.Key, claims.Policy)
@@ -65,10 +65,20 @@ func (p *Proxy) identify(c net.Conn, h *head, bound *Key) *session {
 	return s
 }
 
+// open returns the claims of a credential that one of the keys signed.
+func (p *Proxy) open(credential string) (Claims, bool) {
+	for _, key := range p.o.Keys() {
+		if claims, err := OpenCredential(key, credential, p.o.Now()); err == nil {
+			return claims, true
+		}
+	}
+	return Claims{}, false
+}
+
 // serveRequest decides, connects and carries bytes until either side, the session or the proxy ends.
 func (p *Proxy) serveRequest(c net.Conn, s *session, h *head) {
 	x := &exchange{started: time.Now()}
-	x.record = Record{Key: s.key, Time: p.o.Now(), Method: h.method, Host: h.host.String(), Port: h.port, Open: true}
+	x.record = Record{ID: p.stats.last.Add(1), Key: s.key, Time: p.o.Now(), Method: h.method, Host: h.host.String(), Port: h.port, Open: true}
 	s.add(x)
 	ctx, cancel := context.WithCancel(s.ctx)
 	defer cancel()
@@ -83,6 +93,7 @@ func (p *Proxy) serveRequest(c net.Conn, s *session, h *head) {
 	defer up.Close()
 	defer context.AfterFunc(ctx, func() { up.Close() })()
 	defer p.watch(x, cancel)()
+	p.o.Opened(x.snapshot())
 	p.stats.open.Add(1)
 	defer p.stats.open.Add(-1)
 	if h.connect {

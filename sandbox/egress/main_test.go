@@ -25,7 +25,12 @@ import (
 	"github.com/litellm-agent-platform/lap/sandbox/egress/policy"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if addr := os.Getenv(benchUser); addr != "" { // see BenchmarkEgress
+		panic(serveBench(addr))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const patience = time.Minute
 
@@ -224,6 +229,11 @@ func echo(t testing.TB) string {
 // serveConns is an upstream that gives each connection to f and closes it then.
 func serveConns(t testing.TB, f func(net.Conn)) string {
 	t.Helper()
+	return serveConnsFor(t, patience, f)
+}
+
+func serveConnsFor(t testing.TB, d time.Duration, f func(net.Conn)) string {
+	t.Helper()
 	l := listen(t)
 	var wg sync.WaitGroup
 	t.Cleanup(wg.Wait)
@@ -236,7 +246,7 @@ func serveConns(t testing.TB, f func(net.Conn)) string {
 			}
 			wg.Go(func() {
 				defer c.Close()
-				_ = c.SetDeadline(time.Now().Add(patience))
+				_ = c.SetDeadline(time.Now().Add(d))
 				f(c)
 			})
 		}

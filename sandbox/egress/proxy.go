@@ -22,11 +22,13 @@ import (
 
 // Options of a Proxy. The zero value of each is usable; without Key only listeners of one session serve anybody.
 type Options struct {
-	Key      ed25519.PublicKey // of whoever signs credentials
-	Resolver Resolver          // default: SystemResolver
-	Dial     Dialer            // default: DialPinned
+	Key      ed25519.PublicKey          // of whoever signs credentials
+	Keys     func() []ed25519.PublicKey // of all who do, if there are several or they change; default: Key
+	Resolver Resolver                   // default: SystemResolver
+	Dial     Dialer                     // default: DialPinned
 	// Report gets every decision once, when the connection has ended or was refused. It must not block.
 	Report      func(Record)
+	Opened      func(Record) // gets those that led to a connection, as soon as it is made; nor must it
 	Now         func() time.Time
 	HeadTimeout time.Duration // for a request's head, and for the first message of TLS; default 10 s
 	IdleTimeout time.Duration // without a byte in either direction; default 15 min, as a model may think that long
@@ -53,6 +55,8 @@ type Proxy struct {
 	stopped   bool
 }
 
+const drainPause = 50 * time.Millisecond
+
 // ErrStopped is returned by Serve after Stop.
 var ErrStopped = errors.New("egress: stopped")
 
@@ -70,6 +74,12 @@ func New(o Options) *Proxy {
 	}
 	if o.Report == nil {
 		o.Report = func(Record) {}
+	}
+	if o.Opened == nil {
+		o.Opened = func(Record) {}
+	}
+	if o.Keys == nil {
+		o.Keys = func() []ed25519.PublicKey { return []ed25519.PublicKey{o.Key} }
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -237,6 +247,24 @@ func (p *Proxy) untrack(l net.Listener) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.listeners, l)
+}
+
+// Drain closes listeners and waits until no connection is left, or ctx ends. Sessions still close theirs meanwhile.
+func (p *Proxy) Drain(ctx context.Context) {
+	p.mu.Lock()
+	for l := range p.listeners {
+		l.Close()
+	}
+	p.mu.Unlock()
+	tick := time.NewTicker(drainPause)
+	defer tick.Stop()
+	for len(p.slots) > 0 {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // Stop closes listeners and connections and waits until nothing runs any more. It is idempotent.

@@ -20,6 +20,7 @@ const (
 // Record is one decision and what became of it.
 type Record struct {
 	Key
+	ID       uint64 // of this proxy's decisions
 	Time     time.Time
 	Method   string // CONNECT or that of the request
 	Host     string // canonical
@@ -139,6 +140,8 @@ type Stats struct {
 
 type counters struct {
 	allowed, denied, observed, refused, invalid, failed, open, sent, received atomic.Int64
+
+	last atomic.Uint64 // ID of the last record
 }
 
 // Stats returns the counters.

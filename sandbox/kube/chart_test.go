@@ -41,15 +41,23 @@ func kinds(objects []*unstructured.Unstructured) (out []string) {
 	return out
 }
 
-// installMonitors brings the kind ServiceMonitor, as the operator of Prometheus does.
+// installMonitors brings the kinds ServiceMonitor and PodMonitor, as the operator of Prometheus does.
 func installMonitors(t *testing.T) {
 	t.Helper()
+	for _, kind := range []string{"ServiceMonitor", "PodMonitor"} {
+		installMonitor(t, kind)
+	}
+}
+
+func installMonitor(t *testing.T, kind string) {
+	t.Helper()
+	singular := strings.ToLower(kind)
 	plane.Apply(t, &unstructured.Unstructured{Object: map[string]any{
 		"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-		"metadata": map[string]any{"name": "servicemonitors.monitoring.coreos.com"},
+		"metadata": map[string]any{"name": singular + "s.monitoring.coreos.com"},
 		"spec": map[string]any{
 			"group": "monitoring.coreos.com", "scope": "Namespaced",
-			"names": map[string]any{"kind": "ServiceMonitor", "plural": "servicemonitors", "singular": "servicemonitor"},
+			"names": map[string]any{"kind": kind, "plural": singular + "s", "singular": singular},
 			"versions": []any{map[string]any{
 				"name": "v1", "served": true, "storage": true,
 				"schema": map[string]any{"openAPIV3Schema": map[string]any{"type": "object", "x-kubernetes-preserve-unknown-fields": true}},
@@ -68,7 +76,8 @@ func TestTheChartIsAcceptedByTheClusterWhateverIsChosen(t *testing.T) {
 		kinds  []string
 	}{
 		"plain": {chartValues(sandboxes), []string{
-			"Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount",
+			"Deployment", "Deployment", "Namespace", "NetworkPolicy", "NetworkPolicy", "PodDisruptionBudget", "PodDisruptionBudget", "Role",
+			"RoleBinding", "Service", "Service", "Service", "ServiceAccount",
 		}},
 		"everything": {chartValues(sandboxes, `
 replicas: 3
@@ -79,10 +88,12 @@ nodeSelector: {pool: platform}
 tolerations: [{key: platform, operator: Exists}]
 affinity: {nodeAffinity: {}}
 networkPolicy: {metricsFrom: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: monitoring}}}]}
+egress: {replicas: 5, checkSource: false, drainSeconds: 60, env: {LOG_LEVEL: debug}}
 serviceMonitor: {enabled: true, labels: {release: prometheus}}`), []string{
-			"Deployment", "Namespace", "NetworkPolicy", "PodDisruptionBudget", "Role", "RoleBinding", "Service", "ServiceAccount", "ServiceMonitor",
+			"Deployment", "Deployment", "Namespace", "NetworkPolicy", "NetworkPolicy", "PodDisruptionBudget", "PodDisruptionBudget", "PodMonitor", "Role",
+			"RoleBinding", "Service", "Service", "Service", "ServiceAccount", "ServiceMonitor",
 		}},
-		"least": {"secretName: lap\npodDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\nsandboxes: {namespace: " + sandboxes +
+		"least": {"secretName: lap\npodDisruptionBudget: {enabled: false}\nnetworkPolicy: {enabled: false}\negress: {enabled: false}\nsandboxes: {namespace: " + sandboxes +
 			", createNamespace: false}", []string{"Deployment", "Role", "RoleBinding", "Service", "ServiceAccount"}},
 	} {
 		objects := render(t, ns, c.values)
@@ -97,7 +108,7 @@ serviceMonitor: {enabled: true, labels: {release: prometheus}}`), []string{
 			}
 			sandboxtest.Eventually(t, name+": "+o.GetKind()+" is accepted", func() error { // a new kind is not served at once
 				err := plane.DryRun(t, check)
-				if err != nil && o.GetKind() != "ServiceMonitor" {
+				if err != nil && !strings.HasSuffix(o.GetKind(), "Monitor") {
 					t.Fatalf("%s: %s: %v", name, o.GetKind(), err)
 				}
 				return err
@@ -123,6 +134,41 @@ func podOfTemplate(t *testing.T, deployment *unstructured.Unstructured) *unstruc
 	pod.SetNamespace(deployment.GetNamespace())
 	pod.SetName("server")
 	return pod
+}
+
+func TestTheProxyOfTheChartHasOneSecretAndNoRights(t *testing.T) {
+	t.Parallel()
+	proxies := 0
+	for _, o := range render(t, "lap", chartValues("boxes", "env: {DATABASE_URL: not-its-business}")) {
+		text := asYAML(t, o.Object)
+		isProxy := strings.HasSuffix(o.GetName(), "-egress")
+		switch kind := o.GetKind(); {
+		case isProxy && kind == "Deployment":
+			proxies++
+			if strings.Count(text, "secretKeyRef") != 1 || strings.Contains(text, "envFrom") || strings.Contains(text, "DATABASE_URL") ||
+				!strings.Contains(text, "automountServiceAccountToken: false") || strings.Contains(text, "serviceAccountName") {
+				t.Errorf("the proxy has more than it needs:\n%s", text)
+			}
+		case isProxy && kind == "NetworkPolicy":
+			if strings.Count(text, "from:") != 1 || !strings.Contains(text, "kubernetes.io/metadata.name: boxes") || !strings.Contains(text, "app.kubernetes.io/name: lap-sandbox") {
+				t.Errorf("more than sandboxes may connect to the proxy:\n%s", text)
+			}
+		case kind == "NetworkPolicy":
+			if !strings.Contains(text, "app.kubernetes.io/name: lap-egress") || !strings.Contains(text, "port: feed") {
+				t.Errorf("replicas may not connect to the server:\n%s", text)
+			}
+		case isProxy && (kind == "Role" || kind == "RoleBinding" || kind == "ServiceAccount"):
+			t.Errorf("the proxy has a %s", kind)
+		}
+	}
+	if proxies != 1 {
+		t.Errorf("there are %d proxies", proxies)
+	}
+	for _, o := range render(t, "lap", chartValues("boxes", "egress: {enabled: false}")) {
+		if text := asYAML(t, o.Object); strings.Contains(text, "EGRESS_PROXY_ADDR") || strings.Contains(text, "lap-egress") || strings.Contains(text, "feed") {
+			t.Errorf("without it there is\n%s", text)
+		}
+	}
 }
 
 func TestTheChartSaysWhatIsMissing(t *testing.T) {

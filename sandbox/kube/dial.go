@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -36,6 +37,22 @@ func (r *Runtime) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 		return nil, fmt.Errorf("dial sandbox %s: %w", id, err)
 	}
 	return conn, nil
+}
+
+var _ sandbox.Addresser = (*Runtime)(nil)
+
+// Addresses implements sandbox.Addresser.
+func (r *Runtime) Addresses(ctx context.Context, id sandbox.ID) (list []netip.Addr, err error) {
+	pod, err := r.pod(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, ip := range pod.Status.PodIPs {
+		if a, err := netip.ParseAddr(ip.IP); err == nil {
+			list = append(list, a.Unmap())
+		}
+	}
+	return list, nil
 }
 
 // Logs implements sandbox.Runtime: what the harness's container wrote, as its node keeps it.

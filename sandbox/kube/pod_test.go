@@ -68,7 +68,10 @@ func testSpec() sandbox.Spec {
 func TestPodsAreAsTheyWere(t *testing.T) {
 	t.Parallel()
 	for name, o := range map[string]kube.Options{
-		"pod-plain.yaml":  podOptions(nil),
+		"pod-plain.yaml": podOptions(nil),
+		"pod-proxied.yaml": podOptions(func(o *kube.Options) {
+			o.Network, o.Template = proxied(), "spec: {dnsPolicy: Default, dnsConfig: {nameservers: [9.9.9.9], searches: [example.com], options: [{name: ndots}]}, containers: []}"
+		}),
 		"pod-volume.yaml": podOptions(func(o *kube.Options) { o.VolumeSize, o.PullPolicy = "10Gi", "Never" }),
 		"pod-classes.yaml": podOptions(func(o *kube.Options) {
 			o.Template, o.RuntimeClass, o.PriorityClass, o.PullSecrets = template, "kata", "batch", []string{"registry", "second"}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -30,9 +31,12 @@ const (
 	dnsPort     = 53
 )
 
-// Network says what sandboxes may be connected with, beside public addresses. Pods are written namespace/label=value,label=value.
+// Network says what sandboxes may be connected with. Pods are written namespace/label=value,label=value. With a proxy, that is all
+// that sandboxes may connect to, and they resolve no names; without, they may connect to what else is here and to public addresses.
 type Network struct {
 	Platform    string   // pods that may connect to sandboxd; empty: none
+	Proxy       string   // pods of the egress proxy; empty: there is none
+	ProxyAddr   string   // host:port of the proxy, of which the port counts: it is that of the pods, too
 	DNS         string   // pods that answer DNS; empty: none
 	Gateway     string   // URL of the model gateway; counts if its host is an address
 	GatewayPods string   // pods of a gateway in the cluster; empty: none
@@ -104,7 +108,33 @@ func (o *Options) network() ([]*networkingv1.NetworkPolicy, []error) {
 	if from := peers("K8S_PLATFORM_PODS", n.Platform); len(from) > 0 {
 		in = append(in, networkingv1.NetworkPolicyIngressRule{From: from, Ports: ports(Port, corev1.ProtocolTCP)})
 	}
-	var out []networkingv1.NetworkPolicyEgressRule
+	out, wrong := o.out(peers)
+	errs = append(errs, wrong...)
+	sandboxes := map[string]string{nameLabel: podName}
+	return []*networkingv1.NetworkPolicy{
+		o.networkPolicy(denyPolicy, nil, nil, nil), o.networkPolicy(allowPolicy, sandboxes, in, out),
+	}, errs
+}
+
+// proxied tells whether a proxy is the only way out of sandboxes.
+func (n *Network) proxied() bool { return n.Proxy != "" || n.ProxyAddr != "" }
+
+type peersOf func(name, pods string, more ...networkingv1.NetworkPolicyPeer) []networkingv1.NetworkPolicyPeer
+
+func (o *Options) out(peers peersOf) (out []networkingv1.NetworkPolicyEgressRule, errs []error) {
+	n := &o.Network
+	if n.proxied() {
+		_, text, err := net.SplitHostPort(n.ProxyAddr)
+		port, bad := strconv.ParseUint(text, 10, 16)
+		if err != nil || bad != nil || port == 0 {
+			errs = append(errs, errors.New("EGRESS_PROXY_ADDR is not host:port"))
+		}
+		to := peers("K8S_EGRESS_PODS", n.Proxy)
+		if len(to) == 0 { // a rule without peers would open every address
+			return nil, append(errs, errors.New("K8S_EGRESS_PODS must be set together with EGRESS_PROXY_ADDR"))
+		}
+		return []networkingv1.NetworkPolicyEgressRule{{To: to, Ports: ports(int(port), corev1.ProtocolTCP)}}, errs
+	}
 	if to := peers("K8S_DNS_PODS", n.DNS); len(to) > 0 {
 		out = append(out, networkingv1.NetworkPolicyEgressRule{To: to, Ports: ports(dnsPort, corev1.ProtocolUDP, corev1.ProtocolTCP)})
 	}
@@ -116,11 +146,7 @@ func (o *Options) network() ([]*networkingv1.NetworkPolicy, []error) {
 	errs = append(errs, err)
 	deny, err := prefixes("EGRESS_DENY_CIDRS", n.Deny)
 	errs = append(errs, err)
-	out = append(out, networkingv1.NetworkPolicyEgressRule{To: append(publicPeers(deny), blocks(allow)...)})
-	sandboxes := map[string]string{nameLabel: podName}
-	return []*networkingv1.NetworkPolicy{
-		o.networkPolicy(denyPolicy, nil, nil, nil), o.networkPolicy(allowPolicy, sandboxes, in, out),
-	}, errs
+	return append(out, networkingv1.NetworkPolicyEgressRule{To: append(publicPeers(deny), blocks(allow)...)}), errs
 }
 
 func (o *Options) networkPolicy(name string, pods map[string]string, in []networkingv1.NetworkPolicyIngressRule, out []networkingv1.NetworkPolicyEgressRule) *networkingv1.NetworkPolicy {

@@ -18,9 +18,25 @@ var network = kube.Network{
 	GatewayPods: "litellm/app=litellm,tier=api", Allow: []string{"10.20.0.0/16"}, Deny: []string{"34.118.224.0/20", "203.0.114.7", "2600:1900::/28"},
 }
 
+// proxied is network with a proxy, beside which nothing else counts.
+func proxied() kube.Network {
+	n := network
+	n.Proxy, n.ProxyAddr = "lap/app.kubernetes.io/name=lap-egress", "lap-egress.lap.svc:3128"
+	return n
+}
+
+func TestWithoutPodsOrPortOfItTheProxyIsRefusedAndNothingElseOpened(t *testing.T) {
+	t.Parallel()
+	for _, n := range []kube.Network{{Proxy: "lap/a=b"}, {ProxyAddr: "proxy:3128"}, {Proxy: "lap/a=b", ProxyAddr: "proxy:0"}, {Proxy: "lap", ProxyAddr: "proxy:3128"}} {
+		if list, err := kube.Policies(podOptions(func(o *kube.Options) { o.Network = n })); err == nil {
+			t.Errorf("%+v makes %v", n, list)
+		}
+	}
+}
+
 func TestNetworkPoliciesAreAsTheyWere(t *testing.T) {
 	t.Parallel()
-	for name, n := range map[string]kube.Network{"policies-none.yaml": {}, "policies-all.yaml": network} {
+	for name, n := range map[string]kube.Network{"policies-none.yaml": {}, "policies-all.yaml": network, "policies-proxy.yaml": proxied()} {
 		list, err := kube.Policies(podOptions(func(o *kube.Options) { o.Network = n }))
 		if err != nil {
 			t.Fatal(err)

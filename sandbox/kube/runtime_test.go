@@ -3,6 +3,7 @@ package kube_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"strings"
 	"testing"
@@ -57,6 +58,33 @@ func TestASandboxIsReachedThroughThePortForwardOfTheCluster(t *testing.T) {
 	sandboxtest.Conformance(t, func(t *testing.T) sandboxtest.Subject {
 		return newSubject(t, func(o *kube.Options) { o.PortForward = true }, kubetest.KubeletOptions{})
 	})
+}
+
+func TestTheAddressesOfASandboxAreThoseOfItsPod(t *testing.T) {
+	t.Parallel()
+	rt, clients, ns := unattended(t, nil)
+	spec := create(t, rt)
+	if list, err := rt.Addresses(t.Context(), spec.ID); err != nil || len(list) > 0 {
+		t.Errorf("before it runs: %v, %v", list, err)
+	}
+	pod, err := clients.CoreV1().Pods(ns).Get(t.Context(), string(spec.ID), metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pod.Status.PodIP, pod.Status.PodIPs = "10.1.2.3", []corev1.PodIP{{IP: "10.1.2.3"}, {IP: "fd00::3"}}
+	if _, err := clients.CoreV1().Pods(ns).UpdateStatus(t.Context(), pod, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	sandboxtest.Eventually(t, "both are known", func() error {
+		list, err := rt.Addresses(t.Context(), spec.ID)
+		if got := fmt.Sprint(list); err == nil && got != "[10.1.2.3 fd00::3]" {
+			err = errors.New(got)
+		}
+		return err
+	})
+	if _, err := rt.Addresses(t.Context(), "unknown"); !errors.Is(err, sandbox.ErrNotFound) {
+		t.Errorf("of one that does not exist: %v", err)
+	}
 }
 
 func TestWhatGoesWrongIsToldAsSoonAsTheClusterKnows(t *testing.T) {

@@ -58,9 +58,9 @@ func (h health) GetClusterHealth(ctx context.Context, _ gen.GetClusterHealthRequ
 	answer.Status, answer.LatencyMs = "ok", time.Since(begun).Milliseconds()
 	answer.Namespace, answer.Version = textOrNull(report.Namespace), textOrNull(report.Version)
 	for _, c := range report.Checks {
-		check := gen.ClusterCheck{Name: c.Name, Status: "ok", Message: textOrNull(c.Fault)}
+		check := gen.ClusterCheck{Name: c.Name, Status: "ok", Message: textOrNull(c.Note)}
 		if c.Fault != "" {
-			check.Status, answer.Status = "failed", "failing"
+			check.Status, answer.Status, check.Message = "failed", "failing", textOrNull(c.Fault)
 		}
 		answer.Checks = append(answer.Checks, check)
 	}

@@ -5,6 +5,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -42,6 +43,7 @@ func (c *Config) check(p *problems) {
 	c.checkSessions(p)
 	c.checkGit(p)
 	c.checkEgress(p)
+	c.checkEgressProxy(p)
 }
 
 func (c *Config) checkEgress(p *problems) {
@@ -72,6 +74,33 @@ func (c *Config) checkEgress(p *problems) {
 		}
 		c.EgressIndexes[i] = host
 	}
+}
+
+func (c *Config) checkEgressProxy(p *problems) {
+	if c.EgressProxy == "" {
+		if c.EgressPods != "" {
+			p.add("EGRESS_PROXY_ADDR", "must be set together with K8S_EGRESS_PODS")
+		}
+		return
+	}
+	if c.Runtime != RuntimeKubernetes {
+		p.add("EGRESS_PROXY_ADDR", "is for the kubernetes runtime; the local one has a proxy of its own")
+	}
+	if host, port, err := net.SplitHostPort(c.EgressProxy); err != nil || host == "" || !isPort(port) {
+		p.add("EGRESS_PROXY_ADDR", "is not host:port")
+	}
+	if _, _, err := net.SplitHostPort(c.EgressFeedAddr); err != nil {
+		p.add("EGRESS_FEED_ADDR", "is not host:port")
+	}
+	if c.EgressPods == "" {
+		p.add("K8S_EGRESS_PODS", "must be set together with EGRESS_PROXY_ADDR")
+	}
+	checkMasterKey("EGRESS_SECRET", c.EgressSecret, p)
+}
+
+func isPort(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 16)
+	return err == nil && n > 0
 }
 
 func (c *Config) checkSessions(p *problems) {

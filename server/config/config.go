@@ -90,6 +90,11 @@ type Config struct {
 	EgressAllow      []string      `env:"EGRESS_ALLOW_CIDRS" desc:"Addresses and ranges that every sandbox may reach, whatever else is said, separated by commas. Needed for what is not on the public Internet."`
 	EgressDeny       []string      `env:"EGRESS_DENY_CIDRS" desc:"Addresses and ranges that no sandbox may reach, besides metadata, loopback, link-local and private ones, such as that of the cluster's API server."`
 	EgressIndexes    []string      `env:"EGRESS_PACKAGE_INDEXES" desc:"Hosts of package indexes that are open while requirements install, besides those that requirements and PIP_INDEX_URL name. Of use to agents with allow_out."`
+	EgressProxy      string        `env:"EGRESS_PROXY_ADDR" desc:"host:port at which pods reach lap egress, whose port is that of its pods. With it, sandboxes of the kubernetes runtime reach nothing else, and are held to what their agents may reach; without, the cluster's policies leave them all public addresses."`
+	EgressPods       string        `env:"K8S_EGRESS_PODS" desc:"Pods of lap egress, as namespace/label=value,label=value. Required with EGRESS_PROXY_ADDR."`
+	EgressFeedAddr   string        `env:"EGRESS_FEED_ADDR" envDefault:"127.0.0.1:9465" desc:"Address at which this server takes the streams of lap egress, with EGRESS_PROXY_ADDR. Only its pods need to reach it."`
+	EgressSecret     Secret        `env:"EGRESS_SECRET" desc:"What lap egress presents to this server, at least 16 visible characters. Required with EGRESS_PROXY_ADDR."`
+	EgressSource     bool          `env:"EGRESS_CHECK_SOURCE" envDefault:"true" desc:"lap egress lets a sandbox connect from the address of its pod only. false where the cluster's network hides that."`
 	ContainerEnv     SecretMap     `env:"-" name:"CONTAINER_ENV_*" desc:"Environment of every harness: CONTAINER_ENV_FOO=1 sets FOO=1. Agents and sessions override it."`
 }
 
@@ -101,8 +106,9 @@ type Field struct {
 }
 
 // Fields returns all variables in the order of Config.
-func Fields() []Field {
-	t := reflect.TypeFor[Config]()
+func Fields() []Field { return fieldsOf(reflect.TypeFor[Config]()) }
+
+func fieldsOf(t reflect.Type) []Field {
 	fields := make([]Field, 0, t.NumField())
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -122,7 +128,7 @@ func variable(f reflect.StructField) string {
 // its value.
 func Load(environ []string) (Config, error) {
 	vars := env.ToMap(environ)
-	var p problems
+	p := problems{of: reflect.TypeFor[Config]()}
 	var c Config
 	p.parse(env.ParseWithOptions(&c, env.Options{Environment: vars}))
 	c.ContainerEnv = p.containerEnv(vars)
@@ -137,7 +143,10 @@ func Load(environ []string) (Config, error) {
 	return c, errors.Join(p.errs...)
 }
 
-type problems struct{ errs []error }
+type problems struct {
+	of   reflect.Type // whose fields have the variables' names
+	errs []error
+}
 
 func (p *problems) add(name, format string, args ...any) {
 	p.errs = append(p.errs, fmt.Errorf("%s %s", name, fmt.Sprintf(format, args...)))
@@ -158,7 +167,7 @@ func (p *problems) parse(err error) {
 			p.errs = append(p.errs, err)
 			continue
 		}
-		f, _ := reflect.TypeFor[Config]().FieldByName(bad.Name)
+		f, _ := p.of.FieldByName(bad.Name)
 		p.add(variable(f), "is not %s", kindOf(f.Type))
 	}
 }

@@ -28,7 +28,7 @@ func TestNothingSetGivesALocalServer(t *testing.T) {
 		MaxSessions: 100, SessionRate: 600, SessionRetention: 7 * 24 * time.Hour, DataRetention: 90 * 24 * time.Hour,
 		GitTokenHosts: []string{"github.com"}, RepoURLSchemes: []string{"https"}, ContainerEnv: config.SecretMap{}, Namespace: "lap-sandboxes",
 		DNSPods:        "kube-system/k8s-app=kube-dns",
-		SandboxNetwork: config.NetworkAuto, EgressMode: config.EgressEnforce,
+		SandboxNetwork: config.NetworkAuto, EgressMode: config.EgressEnforce, EgressFeedAddr: "127.0.0.1:9465", EgressSource: true,
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
@@ -107,6 +107,7 @@ func TestValuesThatWouldBeUnsafeAreRefused(t *testing.T) {
 		"MAX_SESSIONS=-1", "SESSION_RATE=10001", "SESSION_RETENTION=-1s", "DATA_RETENTION=1h", "SESSION_RETENTION=0", "DATA_RETENTION=167h",
 		"LITELLM_MASTER_KEY=sk-x", "LITELLM_API_BASE=http://h SESSION_BUDGET=1", "LITELLM_API_BASE=http://h LITELLM_MASTER_KEY=sk-x SESSION_BUDGET=-1",
 		"LITELLM_API_BASE=http://h LITELLM_MASTER_KEY=sk-x SESSION_BUDGET=NaN",
+		"EGRESS_PROXY_ADDR=proxy:3128 K8S_EGRESS_PODS=ns/a=b EGRESS_SECRET=0123456789abcdef", "K8S_EGRESS_PODS=ns/a=b",
 	} {
 		if _, err := config.Load(append(strings.Split(vars, " "), "HOME=/x")); err == nil {
 			t.Errorf("%s passes", vars)
@@ -118,6 +119,50 @@ func TestValuesThatWouldBeUnsafeAreRefused(t *testing.T) {
 	for _, addr := range []string{"127.0.0.1:0", "localhost:1", "[::1]:1", "127.9.9.9:1", "[::ffff:127.0.0.1]:1"} {
 		if _, err := config.Load([]string{"HOME=/x", "LISTEN_ADDR=" + addr}); err != nil {
 			t.Errorf("%s: %v", addr, err)
+		}
+	}
+}
+
+func TestTheEgressProxyIsConfiguredAsAWholeOrNotAtAll(t *testing.T) {
+	t.Parallel()
+	whole := []string{
+		"HOME=/x", "RUNTIME=kubernetes", "K8S_PLATFORM_IMAGE=lap:1", "K8S_HARNESS_IMAGE=all:1", "LITELLM_API_BASE=http://litellm.models.svc:4000",
+		"EGRESS_PROXY_ADDR=lap-egress.lap.svc:3128", "K8S_EGRESS_PODS=lap/a=b", "EGRESS_SECRET=0123456789abcdef",
+	}
+	c, err := config.Load(whole)
+	if err != nil || !c.EgressSource || strings.Contains(fmt.Sprintf("%v %+v", c, c), "0123456789abcdef") {
+		t.Errorf("%v: %+v", err, c)
+	}
+	for _, bad := range []string{
+		"EGRESS_PROXY_ADDR=bad-1", "EGRESS_PROXY_ADDR=:3128", "EGRESS_PROXY_ADDR=bad-1:0", "K8S_EGRESS_PODS=", "EGRESS_SECRET=bad-2", "EGRESS_SECRET=",
+		"EGRESS_FEED_ADDR=bad-3", "EGRESS_CHECK_SOURCE=bad-4",
+	} {
+		name, _, _ := strings.Cut(bad, "=")
+		if _, err := config.Load(append(whole, bad)); err == nil || !strings.Contains(err.Error(), name+" ") || strings.Contains(err.Error(), "bad-") {
+			t.Errorf("%s: %v", bad, err)
+		}
+	}
+}
+
+func TestAProxyNamesAllThatIsWrongWithItsConfiguration(t *testing.T) {
+	t.Parallel()
+	c, err := config.LoadEgress([]string{"EGRESS_SERVERS=a:1, b:2", "EGRESS_SECRET=0123456789abcdef", "SHUTDOWN_TIMEOUT=5m", "MASTER_KEY=not-its-business"})
+	if err != nil || fmt.Sprint(c.Servers) != "[a:1 b:2]" || c.ListenAddr != "127.0.0.1:3128" || c.ShutdownTimeout != 5*time.Minute ||
+		strings.Contains(fmt.Sprintf("%v %+v", c, c), "0123456789abcdef") {
+		t.Errorf("%v: %+v", err, c)
+	}
+	_, err = config.LoadEgress([]string{
+		"EGRESS_SECRET=bad-1", "EGRESS_SERVERS=a:1,bad-2", "EGRESS_LISTEN_ADDR=bad-3", "METRICS_ADDR=bad-4", "MAX_CONNECTIONS=bad-5", "SHUTDOWN_TIMEOUT=0s",
+		"LOG_LEVEL=bad-6", "EGRESS_MAX_TUNNELS=-1",
+	})
+	if err == nil || strings.Contains(err.Error(), "bad-") {
+		t.Fatalf("got %v", err)
+	}
+	for _, name := range []string{
+		"EGRESS_SECRET", "EGRESS_SERVERS", "EGRESS_LISTEN_ADDR", "METRICS_ADDR", "MAX_CONNECTIONS", "SHUTDOWN_TIMEOUT", "LOG_LEVEL", "EGRESS_MAX_TUNNELS",
+	} {
+		if !strings.Contains("\n"+err.Error(), "\n"+name+" ") {
+			t.Errorf("%s is not in %v", name, err)
 		}
 	}
 }

@@ -39,7 +39,7 @@ func (c *Config) checkKubernetes(p *problems) {
 	if len(c.HarnessImages()) == 0 {
 		p.add("K8S_HARNESS_IMAGE", "must be set for the kubernetes runtime, or the image of at least one harness")
 	}
-	if c.gatewayInCluster() && c.GatewayPods == "" && len(c.EgressAllow) == 0 {
+	if c.gatewayInCluster() && c.EgressProxy == "" && c.GatewayPods == "" && len(c.EgressAllow) == 0 {
 		p.add("K8S_GATEWAY_PODS", "must be set, or EGRESS_ALLOW_CIDRS: the gateway is in the cluster, where sandboxes reach nothing else")
 	}
 	if !slices.Contains([]string{"", "Always", "IfNotPresent", "Never"}, c.ImagePullPolicy) {

@@ -157,11 +157,34 @@ func TestTheTableOfVariablesIsThatOfTheCode(t *testing.T) {
 	}
 }
 
+func TestTheListOfVariablesOfLapEgressIsThatOfTheCode(t *testing.T) {
+	t.Parallel()
+	b, err := os.ReadFile("configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(b), "## Variables of lap egress\n")
+	section, _, _ := strings.Cut(rest, "\n## ")
+	fields := config.EgressFields()
+	if n := strings.Count(section, "\n- `"); n != len(fields) {
+		t.Errorf("%d variables are listed, there are %d", n, len(fields))
+	}
+	for _, f := range fields {
+		value := ""
+		if f.Default != "" {
+			value = " (`" + f.Default + "`)"
+		}
+		if want := "- `" + f.Name + "`" + value + ": " + f.Description + "\n"; !strings.Contains(section, want) {
+			t.Errorf("the list lacks\n%s", want)
+		}
+	}
+}
+
 // TestVariablesThatTheGuideNamesExist finds misspelt ones and those that are gone.
 func TestVariablesThatTheGuideNamesExist(t *testing.T) {
 	t.Parallel()
 	var known []string
-	for _, f := range config.Fields() {
+	for _, f := range slices.Concat(config.Fields(), config.EgressFields()) {
 		known = append(known, f.Name)
 	}
 	// Of the client commands, of sandboxes, of git, and of the migration's page.

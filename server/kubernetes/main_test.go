@@ -7,7 +7,6 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -28,12 +27,15 @@ import (
 const masterKey = "kubernetes-master-key-0123456789"
 
 // canaries are values that must be in no pod and in no log.
-var canaries = []string{"agent-canary", "session-canary", "operator-canary", "sk-gateway-canary", "prompt-canary", masterKey}
+var canaries = []string{"agent-canary", "session-canary", "operator-canary", "sk-gateway-canary", "prompt-canary", "egress-secret-canary", "Bearer v1.", masterKey}
 
 // plane is the control plane of all tests of this package.
 var plane *kubetest.Plane
 
 func TestMain(m *testing.M) {
+	if err := servertest.EnterNetwork(); err != nil {
+		panic(err)
+	}
 	goleak.VerifyTestMain(kubetest.Main{M: storetest.Runner(m), Use: func(p *kubetest.Plane) { plane = p }},
 		goleak.IgnoreTopFunction("k8s.io/klog/v2.(*flushDaemon).run.func1"))
 }
@@ -66,7 +68,9 @@ func newWorld(t *testing.T, database string, env ...string) *world {
 		"ENCRYPTION_KEY=kubernetes-encryption-key-0123456789", "LITELLM_API_BASE=" + gateway.URL, "LITELLM_API_KEY=sk-gateway-canary",
 		"CONTAINER_ENV_FROM_OPERATOR=operator-canary", "RUNTIME=kubernetes", "KUBECONFIG=" + plane.Kubeconfig(t),
 		"K8S_NAMESPACE=" + w.namespace, "K8S_PLATFORM_IMAGE=lap:test", "K8S_HARNESS_IMAGE=lap-harness:test", "SANDBOX_VOLUME_SIZE=1Gi",
-		"DATABASE_URL=" + database,
+	}
+	if database != "" {
+		w.env = append(w.env, "DATABASE_URL="+database)
 	}
 	w.env = append(w.env, env...)
 	return w
@@ -80,12 +84,14 @@ type server struct {
 	cmd      *exec.Cmd
 }
 
-func (w *world) start() *server {
+func (w *world) start() *server { return w.startAt(servertest.FreeAddr(w.t), w.t.TempDir()) }
+
+// startAt is start for a server that may have been there before.
+func (w *world) startAt(addr, dir string) *server {
 	w.t.Helper()
-	addr := servertest.FreeAddr(w.t)
-	s := &server{world: w, dir: w.t.TempDir(), url: "http://" + addr}
+	s := &server{world: w, dir: dir, url: "http://" + addr}
 	s.api = apitest.Client(w.t, s.url, masterKey)
-	log, err := os.Create(filepath.Join(s.dir, "server.log"))
+	log, err := os.CreateTemp(s.dir, "server.log-*")
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -62,7 +62,7 @@ func (r *reconciler) binding(ctx context.Context, s store.Session, agent store.A
 		}
 	}
 	if o.Egress != nil {
-		cfg.Egress, err = o.Egress.admit(&o, s, agent, cfg.Env)
+		cfg.Egress, err = o.Egress.admit(ctx, &o, s, agent, cfg.Env)
 	}
 	return cfg, err
 }

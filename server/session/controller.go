@@ -34,7 +34,9 @@ type Controller struct {
 
 // NewController returns a controller that does nothing until Run.
 func NewController(o Options) *Controller {
-	return &Controller{o: o, fetches: make(chan struct{}, fetchesAtOnce), links: map[string]*link{}}
+	c := &Controller{o: o, fetches: make(chan struct{}, fetchesAtOnce), links: map[string]*link{}}
+	o.Egress.ledBy(c.Leading)
+	return c
 }
 
 // Leading tells whether this process runs the controller now.

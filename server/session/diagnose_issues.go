@@ -101,9 +101,10 @@ func (d *Diagnosis) issues(o *Options) []Issue {
 			"Run only agents and repositories that are trusted with that machine."})
 	}
 	if a := d.Agent; !o.EgressEnforced && a != nil && len(a.AllowOut)+len(a.DenyOut) > 0 {
+		gap, remedy := o.Egress.gap()
 		found = append(found, Issue{"egress_not_enforced", SeverityWarning,
-			"The agent's allow_out and deny_out are advisory in this server's runtime: a tool that leaves out the proxy is not held to them.",
-			"Do not rely on them here; restrict the machine's network instead."})
+			"The agent's allow_out and deny_out are advisory in this server's runtime: " + gap + ".",
+			"Do not rely on them here; " + remedy + "."})
 	}
 	found = append(found, d.egressIssues(o)...)
 	rank := []string{SeverityError, SeverityWarning, SeverityInfo}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 	"github.com/litellm-agent-platform/lap/sandbox/egress"
+	"github.com/litellm-agent-platform/lap/sandbox/egress/feed"
 	"github.com/litellm-agent-platform/lap/sandbox/egress/policy"
 	"github.com/litellm-agent-platform/lap/store"
 )
@@ -37,13 +38,25 @@ type EgressOptions struct {
 	CredentialTTL         time.Duration   // default 10 min
 	Resolver              egress.Resolver // default: the machine's
 	Dial                  egress.Dialer   // default: the machine's
+	Replicas              *EgressReplicas // the proxy is not in this process, but they are
+}
+
+// way is what lets attempts through: a proxy of this process, or a hub that tells others.
+type way interface {
+	Open(key egress.Key, s egress.Session)
+	Close(key egress.Key)
+	Installed(key egress.Key)
+	Recent(key egress.Key) []egress.Record
+	Stop()
 }
 
 // Egress is the way out of sandboxes: the proxy, the policies of attempts, and what is told of them. Its goroutine, which ends
 // with Close, stores events. Everything else is safe for concurrent use.
 type Egress struct {
 	o      EgressOptions
-	proxy  *egress.Proxy
+	way    way
+	proxy  *egress.Proxy // nil if there is a hub
+	hub    *feed.Hub     // nil if there is a proxy
 	key    ed25519.PrivateKey
 	events *egressLog
 
@@ -63,23 +76,33 @@ func NewEgress(o EgressOptions) *Egress {
 		o: o, key: ed25519.NewKeyFromSeed(seed[:]), open: map[string]egress.Key{}, kept: map[egress.Key][]egress.Record{},
 		events: newEgressLog(o.Store, o.Logger),
 	}
+	if o.Replicas != nil {
+		e.hub = e.newHub()
+		e.way = e.hub
+		return e
+	}
 	e.proxy = egress.New(egress.Options{
 		Key: publicKey(e.key), Resolver: o.Resolver, Dial: o.Dial, Report: e.events.report, OpenWait: openWait,
 	})
+	e.way = e.proxy
 	return e
 }
 
-// Serve accepts connections of sandboxes until Close, or until the listener fails. It closes the listener.
+// Serve accepts connections of sandboxes until Close, or until the listener fails. It closes the listener. It is not for a way out
+// that is elsewhere.
 func (e *Egress) Serve(l net.Listener) error { return e.proxy.Serve(l) }
 
-// Stats returns what was counted, and how many decisions no event was made of because too many came at once.
+// Stats returns what was counted in this process, and how many decisions no event was made of because too many came at once.
 func (e *Egress) Stats() (s egress.Stats, unheard int64) {
+	if e.hub != nil {
+		return s, e.events.unheard.Load() + e.hub.Lost()
+	}
 	return e.proxy.Stats(), e.events.unheard.Load()
 }
 
 // Close ends all connections and waits until nothing runs any more.
 func (e *Egress) Close() {
-	e.proxy.Stop()
+	e.way.Stop()
 	e.events.close()
 }
 
@@ -90,18 +113,30 @@ func (e *Egress) enforcement() string {
 		return EgressOff
 	case e.o.Observe:
 		return EgressObserved
-	case e.o.OwnNetwork:
+	case e.o.OwnNetwork, e.hub != nil:
 		return EgressEnforced
 	}
 	return EgressAdvisory
 }
 
+// gap is what keeps policies from being enforced, and what to do about it.
+func (e *Egress) gap() (gap, remedy string) {
+	if e == nil {
+		return "no proxy is between sandboxes and the hosts they reach", "run lap egress and set EGRESS_PROXY_ADDR, or restrict the cluster's network"
+	}
+	return "a tool that leaves out the proxy is not held to them", "restrict the machine's network instead"
+}
+
 // admit opens the way out of an attempt and returns what its sandbox is to be told. It may be repeated.
-func (e *Egress) admit(o *Options, s store.Session, a store.Agent, env map[string]string) (*sandboxd.Egress, error) {
+func (e *Egress) admit(ctx context.Context, o *Options, s store.Session, a store.Agent, env map[string]string) (*sandboxd.Egress, error) {
 	spec, mirrors := e.spec(o, a, env)
 	p, err := policy.New(spec)
 	if err != nil {
 		return nil, &gone{"what the agent may reach cannot be enforced: " + err.Error()}
+	}
+	address, source, err := e.where(ctx, o, s)
+	if err != nil {
+		return nil, err
 	}
 	key := egress.Key{Session: s.ID, Attempt: int(s.Attempt)}
 	e.mu.Lock()
@@ -110,13 +145,15 @@ func (e *Egress) admit(o *Options, s store.Session, a store.Agent, env map[strin
 	}
 	e.open[s.ID] = key
 	e.mu.Unlock()
-	e.proxy.Open(key, egress.Session{Policy: p, Installing: a.Requirements != nil && mayInstall(s)})
+	e.way.Open(key, egress.Session{Policy: p, Source: source, Installing: a.Requirements != nil && mayInstall(s)})
 	now := time.Now()
-	out := &sandboxd.Egress{Proxy: e.o.Address, Credential: egress.SignCredential(e.key, egress.Claims{
+	out := &sandboxd.Egress{Proxy: address, Credential: egress.SignCredential(e.key, egress.Claims{
 		Key: key, Policy: p.Hash(), IssuedAt: now, Expires: now.Add(e.o.CredentialTTL),
 	})}
 	if e.o.OwnNetwork {
 		out.Mirrors = mirrors
+	} else if e.hub != nil {
+		return out, nil // their network lets them reach nothing else
 	} else if host, _, ok := endpoint(o.Gateway.BaseURL, nil); ok {
 		// Nothing keeps a tool from leaving out the proxy here, and a model that answers need not be cut off when the server ends.
 		out.Direct = []string{host}
@@ -135,9 +172,17 @@ func (e *Egress) end(sessionID string) {
 		e.closeLocked(key)
 		delete(e.open, sessionID)
 	}
+	if e.hub != nil {
+		e.hub.End(sessionID) // another server may have opened it
+	}
 }
 
 func (e *Egress) closeLocked(key egress.Key) {
+	if e.hub != nil {
+		e.hub.Close(key)
+		e.events.forget(key)
+		return
+	}
 	last := e.proxy.Recent(key)
 	for i := range last {
 		last[i].Open = false // in a moment
@@ -155,7 +200,7 @@ func (e *Egress) closeLocked(key egress.Key) {
 // installed closes package indexes to an attempt.
 func (e *Egress) installed(s string, attempt int32) {
 	if e != nil {
-		e.proxy.Installed(egress.Key{Session: s, Attempt: int(attempt)})
+		e.way.Installed(egress.Key{Session: s, Attempt: int(attempt)})
 	}
 }
 
@@ -163,8 +208,8 @@ func (e *Egress) installed(s string, attempt int32) {
 func (e *Egress) recent(key egress.Key) []egress.Record {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.open[key.Session] == key {
-		return e.proxy.Recent(key)
+	if e.hub != nil || e.open[key.Session] == key {
+		return e.way.Recent(key)
 	}
 	return e.kept[key]
 }

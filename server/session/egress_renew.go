@@ -48,7 +48,7 @@ func (l *link) renewEgress(ctx context.Context, sess store.Session, agent store.
 	if err != nil {
 		return err
 	}
-	out, err := o.Egress.admit(&o, sess, agent, environment(o, gateway, agent, own))
+	out, err := o.Egress.admit(ctx, &o, sess, agent, environment(o, gateway, agent, own))
 	if err != nil {
 		return err
 	}

@@ -92,6 +92,14 @@ func New(s Spec) (*Policy, error) {
 // Hash names the policy: equal for policies that decide alike because they have equal entries in the same order.
 func (p *Policy) Hash() string { return p.hash }
 
+// Spec returns the policy in canonical spelling: New makes an equal one of it.
+func (p *Policy) Spec() Spec {
+	return Spec{
+		Routes: texts(p.routes), AllowCIDRs: texts(p.allowCIDRs), DenyCIDRs: texts(p.denyCIDRs), DenyOut: texts(p.denyOut),
+		AgentHosts: texts(p.agentHosts), AllowOut: texts(p.allowOut), Indexes: texts(p.indexes), Observe: p.observe,
+	}
+}
+
 func (p *Policy) sum() string {
 	b, err := json.Marshal([]any{
 		texts(p.routes), texts(p.allowCIDRs), texts(p.denyCIDRs), texts(p.denyOut), texts(p.agentHosts), texts(p.allowOut), texts(p.indexes), p.observe,

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
@@ -57,11 +59,29 @@ func (p *Plane) start(module string) (err error) {
 		return err
 	}
 	p.env.ControlPlane.GetAPIServer().Configure().Append("kubelet-preferred-address-types", "InternalIP")
+	if addr := outside(); addr != "" {
+		p.env.ControlPlane.GetAPIServer().Configure().Set("advertise-address", addr)
+	}
 	if p.Config, err = p.env.Start(); err != nil {
 		return fmt.Errorf("start the control plane: %w", err)
 	}
 	p.Config.QPS = -1
 	return nil
+}
+
+// outside is an address of this machine beside loopback's, which the API server wants to tell others though it listens on loopback.
+// It finds one itself only where a route leads out.
+func outside() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return ""
+	}
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().IsGlobalUnicast() {
+			return p.Addr().String()
+		}
+	}
+	return ""
 }
 
 // Stop ends the control plane.
