@@ -42,6 +42,7 @@ type random struct {
 	http   *http.Client
 	faults *faults
 	counts map[int]int
+	pairs  map[string]bool // operations with statuses
 	n      int
 }
 
@@ -54,7 +55,7 @@ func TestRandomRequestsGetTheAnswersThatTheyMust(t *testing.T) {
 		o := storetest.Options(t, kind)
 		leaks := &leaks{}
 		log := slog.New(slog.NewJSONHandler(leaks, &slog.HandlerOptions{Level: slog.LevelDebug}))
-		r := &random{counts: map[int]int{}, world: newWorld()}
+		r := &random{counts: map[int]int{}, pairs: map[string]bool{}, world: newWorld()}
 		r.server = serveOn(t, storetest.OpenWith(t, o), func(ao *api.Options, so *session.Options) { ao.Logger, so.Logger = log, log })
 		doc, err := gen.GetSpec()
 		if err != nil {
@@ -74,7 +75,7 @@ func TestRandomRequestsGetTheAnswersThatTheyMust(t *testing.T) {
 				bad++
 			}
 		}
-		t.Logf("%d requests in %v, by status: %v", r.n, time.Since(start).Round(time.Millisecond), r.counts)
+		t.Logf("%d requests in %v, %d pairs of operation and status, by status: %v", r.n, time.Since(start).Round(time.Millisecond), len(r.pairs), r.counts)
 		r.world.compare(t, r.server, o)
 		for _, line := range leaks.found {
 			t.Errorf("logged: %s", line)
@@ -117,6 +118,9 @@ func (r *random) next(t *testing.T) bool {
 		t.Fatalf("%s: %v", requestLine(q), err)
 	}
 	r.counts[resp.StatusCode]++
+	if q.Operation != "" {
+		r.pairs[fmt.Sprint(q.Operation, " ", resp.StatusCode)] = true
+	}
 	x := &contract.Exchange{Request: q, Status: resp.StatusCode, Header: resp.Header, Body: body}
 	wrong := append(append(r.faults.take(), r.world.check(x)...), r.gen.Wrong(x)...)
 	if len(wrong) > 0 {
