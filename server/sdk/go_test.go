@@ -29,7 +29,7 @@ func goClient(t *testing.T, url string) *client.API {
 	t.Helper()
 	base := &http.Transport{}
 	t.Cleanup(base.CloseIdleConnections)
-	a, err := client.New(client.Options{URL: url, Key: liveKey, HTTPClient: &http.Client{Transport: base}})
+	a, err := client.New(client.Options{URL: url, Key: masterKey, HTTPClient: &http.Client{Transport: base}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,11 +49,11 @@ func goQuickStart(t *testing.T, s liveServer) {
 	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(source), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{"GOFLAGS=-mod=mod", "GOPROXY=off", "GOSUMDB=off", "GOWORK=off", "LAP_URL=" + line.url, "LAP_KEY=" + liveKey}
-	program(t, dir, env, "go", "mod", "init", "quickstart")
-	program(t, dir, env, "go", "mod", "edit", "-require="+clientModule+"@v0.0.0", "-replace="+clientModule+"="+tree)
-	program(t, dir, env, "go", "build", "-o", "quickstart", ".")
-	if out := program(t, dir, env, filepath.Join(dir, "quickstart")); !strings.HasPrefix(out, "[demo] ") || !strings.Contains(out, "You said: What can you do for me?") || strings.Count(out, "You said") != 1 {
+	env := []string{"GOFLAGS=-mod=mod", "GOPROXY=off", "GOSUMDB=off", "GOWORK=off", "LAP_URL=" + line.url, "LAP_KEY=" + masterKey}
+	run(t, dir, append(os.Environ(), env...), "go", "mod", "init", "quickstart")
+	run(t, dir, append(os.Environ(), env...), "go", "mod", "edit", "-require="+clientModule+"@v0.0.0", "-replace="+clientModule+"="+tree)
+	run(t, dir, append(os.Environ(), env...), "go", "build", "-o", "quickstart", ".")
+	if out := run(t, dir, append(os.Environ(), env...), filepath.Join(dir, "quickstart")); !strings.HasPrefix(out, "[demo] ") || !strings.Contains(out, "You said: What can you do for me?") || strings.Count(out, "You said") != 1 {
 		t.Errorf("it printed %q", out)
 	}
 	if line.cut() == 0 {

@@ -34,8 +34,8 @@ func TestPythonAlone(t *testing.T) {
 // python runs Python with lap.py on its path and returns what it printed. It leaves nothing in the tree.
 func python(t *testing.T, dir, tree, url string, args ...string) string {
 	t.Helper()
-	env := []string{"PYTHONPATH=" + tree, "PYTHONDONTWRITEBYTECODE=1", "PYTHONUTF8=1", "LAP_URL=" + url, "LAP_KEY=" + liveKey}
-	return program(t, dir, env, "python3", args...)
+	env := []string{"PYTHONPATH=" + tree, "PYTHONDONTWRITEBYTECODE=1", "PYTHONUTF8=1", "LAP_URL=" + url, "LAP_KEY=" + masterKey}
+	return run(t, dir, append(os.Environ(), env...), "python3", args...)
 }
 
 // pythonQuickStart runs the program of the README as it stands there.

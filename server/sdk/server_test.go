@@ -1,21 +1,23 @@
 package sdk_test
 
 import (
+	"bufio"
 	"context"
-	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
-	"golang.org/x/sys/unix"
 
-	"github.com/litellm-agent-platform/lap/server/demo"
 	"github.com/litellm-agent-platform/lap/server/servertest"
 )
 
@@ -24,49 +26,33 @@ const (
 	patience  = 5 * time.Minute // until a program has ended; harnesses may have to be installed
 )
 
-var lap string // the binary under test
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(builtRunner{m}) }
+// liveServer is the real server with its demo gateway, real OpenCode and nothing else of this process.
+type liveServer struct{ url string }
 
-type builtRunner struct{ next *testing.M }
-
-func (b builtRunner) Run() int {
-	dir, err := os.MkdirTemp("", "lap-sdk-")
-	if err != nil {
-		panic(err)
-	}
-	defer os.RemoveAll(dir)
-	lap = filepath.Join(dir, "lap")
-	if out, err := exec.Command("go", "build", "-o", lap, "..").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
-		return 1
-	}
-	return b.next.Run()
-}
-
-// start starts the real server on SQLite, with the demo gateway behind it, and returns its URL. Its key is masterKey.
-func start(t *testing.T) string {
+// startLive starts a server that ends with the test, with all its sandboxes.
+func startLive(t *testing.T) liveServer {
 	t.Helper()
-	dir, gateway := t.TempDir(), httptest.NewServer(demo.New("sk-gateway"))
-	addr := servertest.FreeAddr(t)
-	log, err := os.Create(filepath.Join(dir, "server.log"))
+	dir, addr := t.TempDir(), servertest.FreeAddr(t)
+	log, err := os.Create(filepath.Join(t.TempDir(), "server.log"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(lap, "serve", "--stop-sandboxes")
-	cmd.Stdout, cmd.Stderr = log, log
+	cmd := exec.Command(servertest.Build(t), "serve", "--demo", "--stop-sandboxes")
 	cmd.Env = []string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "DATA_DIR=" + dir, "HARNESS_DIR=" + servertest.HarnessDir(t),
 		"LISTEN_ADDR=" + addr, "METRICS_ADDR=off", "MASTER_KEY=" + masterKey, "ENCRYPTION_KEY=sdk-encryption-key-0123456789",
-		"LITELLM_API_BASE=" + gateway.URL, "LITELLM_API_KEY=sk-gateway",
 	}
+	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Signal(unix.SIGTERM)
-		_ = cmd.Wait()
-		gateway.Close()
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		if err := cmd.Wait(); err != nil {
+			t.Errorf("the server ended with %v", err)
+		}
 		_ = log.Close()
 		said, err := os.ReadFile(log.Name())
 		if err != nil || strings.Contains(string(said), masterKey) {
@@ -76,29 +62,45 @@ func start(t *testing.T) string {
 			t.Logf("the end of the server's log:\n%s", said[max(0, len(said)-8<<10):])
 		}
 	})
-	url := "http://" + addr
-	for deadline := time.Now().Add(time.Minute); !ready(t, url); <-time.After(20 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("the server is not ready")
+	s := liveServer{url: "http://" + addr}
+	until(t, "the server is ready", func() bool {
+		res, err := http.Get(s.url + "/readyz")
+		if err != nil {
+			return false
 		}
-	}
-	return url
+		_ = res.Body.Close()
+		return res.StatusCode == http.StatusOK
+	})
+	return s
 }
 
-func ready(t *testing.T, url string) bool {
+func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
-	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/readyz", nil)
+	for deadline := time.Now().Add(patience); !ok(); <-time.After(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("never: %s", what)
+		}
+	}
+}
+
+// fenced is the first block of a language in a Markdown file, as it stands there.
+func fenced(t *testing.T, path, language string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(readFile(t, path), "\n```"+language+"\n")
+	block, _, closed := strings.Cut(rest, "\n```\n")
+	if !ok || !closed {
+		t.Fatalf("%s has no block of %s", path, language)
+	}
+	return block + "\n"
+}
+
+func readFile(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return false
-	}
-	_ = res.Body.Close()
-	return res.StatusCode == http.StatusOK
+	return string(b)
 }
 
 // run runs a program to its end and returns what it wrote. Without an environment it has that of the tests.
@@ -120,17 +122,109 @@ func settings(url string) []string {
 	return []string{"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"), "LAP_URL=" + url, "LAP_KEY=" + masterKey}
 }
 
-// quickStart returns the first block of code of a language in a README.
-func quickStart(t *testing.T, readme, language string) string {
+// badLine is a proxy in front of a server that breaks connections at the worst moments.
+type badLine struct {
+	url    string
+	target string
+	http   *http.Client
+
+	mu     sync.Mutex     // guards what follows
+	lose   map[string]int // answers that are lost after the server has done its work, by method and end of the path
+	every  int            // events after which the first stream is cut, each later one after one more; 0: never
+	cuts   int            // of streams
+	passed map[string]int // requests by method and path, those whose answer was lost too
+}
+
+func newBadLine(t *testing.T, target string) *badLine {
 	t.Helper()
-	text, err := os.ReadFile(readme)
+	base := &http.Transport{}
+	t.Cleanup(base.CloseIdleConnections)
+	p := &badLine{target: target, http: &http.Client{Transport: base}, lose: map[string]int{}, passed: map[string]int{}}
+	s := httptest.NewServer(p)
+	t.Cleanup(s.Close)
+	p.url = s.URL
+	return p
+}
+
+func (p *badLine) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	req, err := http.NewRequestWithContext(r.Context(), r.Method, p.target+r.URL.RequestURI(), r.Body)
 	if err != nil {
-		t.Fatal(err)
+		panic(http.ErrAbortHandler)
 	}
-	_, rest, ok := strings.Cut(string(text), "\n```"+language+"\n")
-	code, _, closed := strings.Cut(rest, "\n```\n")
-	if !ok || !closed {
-		t.Fatalf("%s has no block of %s", readme, language)
+	req.Header = r.Header.Clone()
+	res, err := p.http.Do(req)
+	if err != nil {
+		panic(http.ErrAbortHandler)
 	}
-	return code
+	defer res.Body.Close()
+	maps.Copy(w.Header(), res.Header)
+	if strings.HasPrefix(res.Header.Get("Content-Type"), "text/event-stream") {
+		p.stream(w, res.Body)
+		return
+	}
+	body, err := io.ReadAll(res.Body)
+	if err != nil || p.loses(r.Method+" "+r.URL.Path) {
+		panic(http.ErrAbortHandler)
+	}
+	w.WriteHeader(res.StatusCode)
+	_, _ = w.Write(body)
+}
+
+func (p *badLine) loses(what string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.passed[what]++
+	for end, n := range p.lose {
+		if n > 0 && strings.HasSuffix(what, end) {
+			p.lose[end]--
+			return true
+		}
+	}
+	return false
+}
+
+// stream passes events on, and breaks off in the middle of one after a few. The events of a turn begin anew when its stream is opened
+// again, so that a line which always broke at the same place would never get on.
+func (p *badLine) stream(w http.ResponseWriter, events io.Reader) {
+	flush := http.NewResponseController(w).Flush
+	lines, n := bufio.NewReader(events), 0
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		if strings.HasPrefix(line, "data: ") {
+			p.mu.Lock()
+			cut := p.every > 0 && n == p.every+p.cuts
+			if cut {
+				p.cuts++
+			}
+			p.mu.Unlock()
+			if n++; cut {
+				_, _ = io.WriteString(w, line[:len(line)/2])
+				_ = flush()
+				panic(http.ErrAbortHandler)
+			}
+		}
+		_, _ = io.WriteString(w, line)
+		_ = flush()
+	}
+}
+
+func (p *badLine) count(what string) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.passed[what]
+}
+
+func (p *badLine) cut() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.cuts
+}
+
+func (p *badLine) set(f func()) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	f()
 }

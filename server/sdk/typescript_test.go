@@ -35,12 +35,12 @@ func TestTypeScript(t *testing.T) {
 	}
 	run(t, source, nil, "npm", "pack", "--silent")
 	tarball := filepath.Join(source, "litellm-agent-platform-lap-"+version+".tgz")
-	url := start(t)
+	url := startLive(t).url
 
 	t.Run("quick start", func(t *testing.T) {
 		t.Parallel()
 		dir := installed(t, tarball)
-		write(t, dir, "quickstart.mjs", quickStart(t, filepath.Join(typescriptDir, "README.md"), "js"))
+		write(t, dir, "quickstart.mjs", fenced(t, filepath.Join(typescriptDir, "README.md"), "js"))
 		out := run(t, dir, settings(url), "node", "quickstart.mjs")
 		if !strings.Contains(out, "You said: Say hello.") || !strings.Contains(out, " turn.completed\n") {
 			t.Errorf("it wrote\n%s", out)
