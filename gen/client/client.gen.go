@@ -455,7 +455,7 @@ type AgentUpdate struct {
 
 // ClusterCheck One thing that was looked at in the cluster.
 type ClusterCheck struct {
-	// Message What is wrong, in one sentence.
+	// Message What is wrong, or to be known, in one sentence.
 	Message nullable.Nullable[string] `json:"message"`
 
 	// Name Name of the check.
@@ -649,13 +649,15 @@ type ErrorDetail struct {
 }
 
 // Event One event of a session. Types and their `data`:
-// `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept
-// or fresh; when its sandbox is ready also conversation: new, resumed, restored, which is resumed from a checkpoint in a fresh workspace, or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
+// `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept or fresh; when its
+// sandbox is ready also conversation: new, resumed, restored, which is resumed from a checkpoint in a fresh workspace, or
+// replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
 // `turn.started` {} · `message.delta` {part_id, offset, text} · `message.part` {part_id, part} (the whole part; replaces
 // its deltas) · `tool.started` {part_id, part} · `tool.completed` {part_id, part} · `turn.completed` {info} ·
 // `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {kind, …}, in the harness's own words: with `kind: retry` the
 // model gateway refused a request, which is sent again {attempt, message, retry_at}; with `restarted` the harness ended and runs
-// again {message}; with `mcp` it says how an MCP server is {server, status, message}; with `truncated` something was left out {message} ·
+// again {message}; with `mcp` it says how an MCP server is {server, status, message}; with `truncated` something was left out {message}; with
+// `checkpoint` the conversation was not kept, or not restored {status: refused, unreadable or too_large, message} ·
 // `egress.denied` {method, host, port, address, rule, entry, reason, count, observed}: something in the sandbox was kept from a
 // host, or would have been if policies were not only observed; the like of it is told again after a minute, with the number
 // since then · `egress.allowed` {method, host, port, address, rule, entry, reason}: the first connection to a host and port by a
@@ -1833,6 +1835,8 @@ type ClientInterface interface {
 	// - `permissions`: the server may do there what it needs to; the message names what is missing;
 	// - `watch`: the server follows what happens to its pods;
 	// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+	// - `egress`: a replica of `lap egress`, the way out of sandboxes, is connected; without `lap egress`, the message says that
+	//   `allow_out` and `deny_out` of agents are not enforced, and the status is `ok`.
 	//
 	// A server whose sandboxes are no pods has no checks, and its status is `not used`.
 	//
@@ -2322,10 +2326,12 @@ type ClientInterface interface {
 // GetClusterHealth Health of the cluster
 //
 // Whether the Kubernetes cluster can run sandboxes for this server, asked when this is asked for. `checks` are, in order:
-// - `api_server`: its API server answers;
-// - `permissions`: the server may do there what it needs to; the message names what is missing;
-// - `watch`: the server follows what happens to its pods;
-// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+//   - `api_server`: its API server answers;
+//   - `permissions`: the server may do there what it needs to; the message names what is missing;
+//   - `watch`: the server follows what happens to its pods;
+//   - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+//   - `egress`: a replica of `lap egress`, the way out of sandboxes, is connected; without `lap egress`, the message says that
+//     `allow_out` and `deny_out` of agents are not enforced, and the status is `ok`.
 //
 // A server whose sandboxes are no pods has no checks, and its status is `not used`.
 //
@@ -5297,6 +5303,8 @@ type ClientWithResponsesInterface interface {
 	// - `permissions`: the server may do there what it needs to; the message names what is missing;
 	// - `watch`: the server follows what happens to its pods;
 	// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+	// - `egress`: a replica of `lap egress`, the way out of sandboxes, is connected; without `lap egress`, the message says that
+	//   `allow_out` and `deny_out` of agents are not enforced, and the status is `ok`.
 	//
 	// A server whose sandboxes are no pods has no checks, and its status is `not used`.
 	//
@@ -9013,10 +9021,12 @@ func (r GetReadinessResponse) ContentType() string {
 // GetClusterHealthWithResponse Health of the cluster
 //
 // Whether the Kubernetes cluster can run sandboxes for this server, asked when this is asked for. `checks` are, in order:
-// - `api_server`: its API server answers;
-// - `permissions`: the server may do there what it needs to; the message names what is missing;
-// - `watch`: the server follows what happens to its pods;
-// - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+//   - `api_server`: its API server answers;
+//   - `permissions`: the server may do there what it needs to; the message names what is missing;
+//   - `watch`: the server follows what happens to its pods;
+//   - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+//   - `egress`: a replica of `lap egress`, the way out of sandboxes, is connected; without `lap egress`, the message says that
+//     `allow_out` and `deny_out` of agents are not enforced, and the status is `ok`.
 //
 // A server whose sandboxes are no pods has no checks, and its status is `not used`.
 //

@@ -696,6 +696,8 @@ export class Operations extends HeyApiClient {
      * - `permissions`: the server may do there what it needs to; the message names what is missing;
      * - `watch`: the server follows what happens to its pods;
      * - `network_policies`: those that shut sandboxes in are as they should be. The first sandbox brings them.
+     * - `egress`: a replica of `lap egress`, the way out of sandboxes, is connected; without `lap egress`, the message says that
+     * `allow_out` and `deny_out` of agents are not enforced, and the status is `ok`.
      *
      * A server whose sandboxes are no pods has no checks, and its status is `not used`.
      *

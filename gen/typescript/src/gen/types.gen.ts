@@ -1332,13 +1332,15 @@ export type Turn = {
 
 /**
  * One event of a session. Types and their `data`:
- * `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept
- * or fresh; when its sandbox is ready also conversation: new, resumed, restored, which is resumed from a checkpoint in a fresh workspace, or replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
+ * `session.status` {status, sandbox_state, failure_reason; on a restart also attempt, workspace: kept or fresh; when its
+ * sandbox is ready also conversation: new, resumed, restored, which is resumed from a checkpoint in a fresh workspace, or
+ * replayed, which is a new one that was told what was said} · `session.phase` {phase, detail} · `turn.queued` {parts} ·
  * `turn.started` {} · `message.delta` {part_id, offset, text} · `message.part` {part_id, part} (the whole part; replaces
  * its deltas) · `tool.started` {part_id, part} · `tool.completed` {part_id, part} · `turn.completed` {info} ·
  * `turn.failed` {info} · `turn.aborted` {info} · `error` {name, message} · `harness.event` {kind, …}, in the harness's own words: with `kind: retry` the
  * model gateway refused a request, which is sent again {attempt, message, retry_at}; with `restarted` the harness ended and runs
- * again {message}; with `mcp` it says how an MCP server is {server, status, message}; with `truncated` something was left out {message} ·
+ * again {message}; with `mcp` it says how an MCP server is {server, status, message}; with `truncated` something was left out {message}; with
+ * `checkpoint` the conversation was not kept, or not restored {status: refused, unreadable or too_large, message} ·
  * `egress.denied` {method, host, port, address, rule, entry, reason, count, observed}: something in the sandbox was kept from a
  * host, or would have been if policies were not only observed; the like of it is told again after a minute, with the number
  * since then · `egress.allowed` {method, host, port, address, rule, entry, reason}: the first connection to a host and port by a
@@ -1463,7 +1465,7 @@ export type ClusterCheck = {
      */
     status: string;
     /**
-     * What is wrong, in one sentence.
+     * What is wrong, or to be known, in one sentence.
      */
     message: string | null;
 };
