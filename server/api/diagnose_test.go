@@ -35,6 +35,8 @@ type box struct {
 	addr   string // of sandboxd; empty: it hangs
 }
 
+func (b *box) KeepsWorkspaces() bool { return true }
+
 func (b *box) Get(context.Context, sandbox.ID) (sandbox.Status, error) { return b.status, b.err }
 
 func (b *box) Logs(ctx context.Context, _ sandbox.ID, o sandbox.LogOptions) (io.ReadCloser, error) {

@@ -117,7 +117,7 @@ func FuzzEnvironmentsAreMeasuredAsCompactJSON(f *testing.F) {
 		value1 += strings.Repeat("x", min(max(pad, 0), 20_000))
 		env := map[string]string{key1: value1, key2: value2}
 		for key, value := range env {
-			if !utf8.ValidString(key+value) || strings.Contains(key+value, "\x00") {
+			if !utf8.ValidString(key) || !utf8.ValidString(value) || strings.Contains(key+value, "\x00") {
 				return // no such body gets this far
 			}
 		}

@@ -43,7 +43,7 @@ type loading struct {
 
 func loadPostgres(n int, prompt string) []loading {
 	return []loading{
-		{sql: "TRUNCATE agents, agent_versions, sessions, turns, events, answers"},
+		{sql: "TRUNCATE agents, agent_versions, sessions, turns, events, answers, checkpoints"},
 		{args: []any{n}, sql: `INSERT INTO agents (id, version, harness_id, name_up, name_down, session_count, created_at, updated_at)
 		SELECT (lpad(to_hex(at), 12, '0') || '7' || lpad(to_hex(i % 4096), 3, '0') || '8' || lpad(to_hex(i), 15, '0'))::uuid, 1,
 			(ARRAY['opencode', 'claude-agent-sdk', 'claude-code', 'codex'])[1 + i % 4],
