@@ -156,7 +156,7 @@ func pythonBadLine(t *testing.T, s liveServer, tree string) {
 			t.Errorf("event %d, %s, is missing", e.Seq, e.Type)
 		}
 	}
-	if line.cut() < 3 {
+	if line.cut() < 2 { // how many is up to how deltas come
 		t.Errorf("only %d streams were cut", line.cut())
 	}
 }
