@@ -44,6 +44,7 @@ var edges = map[string]struct {
 	"server/contract":       {[]string{"gen", "gen/client"}, "the contract is checked from outside"},
 	"server/config":         {nil, "configuration stands alone"},
 	"server/kubernetes":     {nil, "the server on Kubernetes is tested from outside"},
+	"server/node":           {nil, "the server on a real node is tested from outside"},
 	"server/demo":           {nil, "the demo gateway is a gateway like any other"},
 }
 

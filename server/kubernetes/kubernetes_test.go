@@ -30,7 +30,7 @@ func TestASessionLivesInAPodFromItsOpeningToItsDeletion(t *testing.T) {
 		t.Errorf("there are %v", names)
 	}
 
-	s.isWell(id)
+	s.sessions().LooksWell(id, w.namespace, canaries)
 
 	stopped, err := s.api.StopSessionWithResponse(t.Context(), id, nil)
 	if err != nil || stopped.JSON200 == nil || stopped.JSON200.Status != client.SessionStatusDead {
@@ -50,35 +50,6 @@ func TestASessionLivesInAPodFromItsOpeningToItsDeletion(t *testing.T) {
 		t.Fatalf("delete: %v", err)
 	}
 	w.eventually("nothing is left", func() bool { return len(w.objects()) == 0 })
-}
-
-// isWell looks at what operators look at, while a session is ready.
-func (s *server) isWell(id string) {
-	s.t.Helper()
-	health, err := s.api.GetClusterHealthWithResponse(s.t.Context())
-	if err != nil || health.JSON200 == nil || health.JSON200.Status != "ok" || health.JSON200.Namespace.MustGet() != s.namespace {
-		s.t.Errorf("health: %v %s", err, health.Body)
-	}
-	d, err := s.api.DiagnoseSessionWithResponse(s.t.Context(), id)
-	if err != nil || d.JSON200 == nil {
-		s.t.Fatalf("diagnose: %v", err)
-	}
-	box := d.JSON200.Sandbox.MustGet()
-	if len(box.Containers) != 2 || box.Containers[1].State != "running" || len(d.JSON200.Missing) > 0 || len(d.JSON200.DetectedIssues) > 0 {
-		s.t.Errorf("diagnosis: %s", d.Body)
-	}
-	logs, err := s.api.GetSandboxLogsWithResponse(s.t.Context(), id, nil)
-	if err != nil || logs.StatusCode() != http.StatusOK || len(logs.Body) == 0 {
-		s.t.Errorf("logs: %v %s", err, logs.Body)
-	}
-	for _, canary := range canaries {
-		if canary == "prompt-canary" {
-			continue // the agent is part of a diagnosis, and its prompt is no secret
-		}
-		if strings.Contains(string(d.Body), canary) || strings.Contains(string(logs.Body), canary) {
-			s.t.Errorf("%s is in the diagnosis or the log", canary)
-		}
-	}
 }
 
 func TestAPodThatIsDeletedByHandEndsItsSessionWhateverItsPhase(t *testing.T) {

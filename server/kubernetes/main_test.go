@@ -11,7 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/oapi-codegen/nullable"
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
 
@@ -27,7 +26,7 @@ import (
 const masterKey = "kubernetes-master-key-0123456789"
 
 // canaries are values that must be in no pod and in no log.
-var canaries = []string{"agent-canary", "session-canary", "operator-canary", "sk-gateway-canary", "prompt-canary", "egress-secret-canary", "Bearer v1.", masterKey}
+var canaries = append([]string{"operator-canary", "sk-gateway-canary", "egress-secret-canary", "Bearer v1.", masterKey}, servertest.Canaries...)
 
 // plane is the control plane of all tests of this package.
 var plane *kubetest.Plane
@@ -150,82 +149,29 @@ func (s *server) kill() {
 
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
-	deadline := time.NewTimer(3 * time.Minute)
-	defer deadline.Stop()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-deadline.C:
-			w.t.Fatalf("never: %s", what)
-		case <-tick.C:
-		}
-	}
+	servertest.Eventually(w.t, what, ok)
 }
 
-// open opens a session of a new agent with a harness.
 func (s *server) open(harness client.AgentCreateHarnessID) string {
 	s.t.Helper()
-	return s.opened(harness, client.SessionCreate{EnvVars: nullable.NewNullableWithValue(map[string]string{"SESSION_SECRET": "session-canary"})})
+	return s.sessions().Open(harness)
 }
 
 func (s *server) opened(harness client.AgentCreateHarnessID, with client.SessionCreate) string {
 	s.t.Helper()
-	a, err := s.api.CreateAgentWithResponse(s.t.Context(), nil, client.AgentCreate{
-		Model: "demo/echo", HarnessID: nullable.NewNullableWithValue(harness), Prompt: nullable.NewNullableWithValue("prompt-canary"),
-		EnvVars: nullable.NewNullableWithValue(map[string]string{"AGENT_SECRET": "agent-canary"}),
-	})
-	if err != nil || a.JSON200 == nil {
-		s.t.Fatalf("create agent: %v", err)
-	}
-	o, err := s.api.CreateSessionWithResponse(s.t.Context(), a.JSON200.ID, nil, with)
-	if err != nil || o.JSON200 == nil {
-		s.t.Fatalf("open session: %v", err)
-	}
-	return o.JSON200.ID
+	return s.sessions().OpenWith(harness, with)
 }
 
-func (s *server) session(id string) client.Session {
-	s.t.Helper()
-	r, err := s.api.GetSessionWithResponse(s.t.Context(), id)
-	if err != nil || r.JSON200 == nil {
-		s.t.Fatalf("get session: %v", err)
-	}
-	return *r.JSON200
-}
+func (s *server) sessions() servertest.Sessions { return servertest.Sessions{T: s.t, API: s.api} }
 
-// await waits for a status and fails if the session ends before.
+func (s *server) session(id string) client.Session { s.t.Helper(); return s.sessions().Get(id) }
+
 func (s *server) await(id string, status client.SessionStatus) client.Session {
 	s.t.Helper()
-	var got client.Session
-	s.eventually("the session is "+string(status), func() bool {
-		got = s.session(id)
-		if got.Status != status && got.Status == client.SessionStatusFailed {
-			s.t.Fatalf("the session failed: %v", got.FailureReason)
-		}
-		return got.Status == status
-	})
-	return got
+	return s.sessions().Await(id, status)
 }
 
-// say sends a message and returns what the last tool and the last text of the answer say.
-func (s *server) say(id, text string) string {
-	s.t.Helper()
-	r, err := s.api.SendMessageWithResponse(s.t.Context(), id, nil, client.MessageCreate{Text: nullable.NewNullableWithValue(text)})
-	if err != nil || r.JSON200 == nil {
-		s.t.Fatalf("send message: %v %s", err, r.Body)
-	}
-	said := ""
-	for _, p := range r.JSON200.Parts {
-		if p.Output != nil {
-			said += *p.Output
-		}
-		if p.Text != nil {
-			said += *p.Text
-		}
-	}
-	return said
-}
+func (s *server) say(id, text string) string { s.t.Helper(); return s.sessions().Say(id, text) }
 
 // asked counts how often the model was asked about a text.
 func (w *world) asked(text string) (n int) {

@@ -35,9 +35,15 @@ func FreeAddr(t testing.TB) string {
 // HarnessDir is where tests keep installed harnesses.
 func HarnessDir(t testing.TB) string {
 	t.Helper()
-	cache, err := os.UserCacheDir()
+	dir, err := Harnesses()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Join(cache, "lap-test", "harnesses")
+	return dir
+}
+
+// Harnesses is that directory, for a TestMain.
+func Harnesses() (string, error) {
+	cache, err := os.UserCacheDir()
+	return filepath.Join(cache, "lap-test", "harnesses"), err
 }

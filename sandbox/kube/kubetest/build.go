@@ -22,8 +22,8 @@ func moduleDir() string {
 	return filepath.Join(filepath.Dir(file), "..", "..", "..")
 }
 
-// built returns a directory with programs, by their packages, built of the module in pins: once for each state of it.
-func built(pins string, programs map[string]string) (dir string, err error) {
+// Built returns a directory with programs, by their packages, built of the module in pins: once for each state of it.
+func Built(pins string, programs map[string]string) (dir string, err error) {
 	sum := sha256.New()
 	fmt.Fprintln(sum, runtime.Version(), runtime.GOARCH)
 	files := []string{"go.mod", "go.sum"}

@@ -17,7 +17,7 @@ import (
 // Render returns the objects of the chart as Helm renders it with values in YAML, or what Helm says against them.
 func Render(t *testing.T, namespace, values string) ([]*unstructured.Unstructured, error) {
 	t.Helper()
-	dir, err := built(filepath.Join(moduleDir(), "sandbox", "kube", "kubetest", "helm"), map[string]string{"helm": "helm.sh/helm/v3/cmd/helm"})
+	dir, err := Built(filepath.Join(moduleDir(), "sandbox", "kube", "kubetest", "helm"), map[string]string{"helm": "helm.sh/helm/v3/cmd/helm"})
 	if err != nil {
 		t.Fatal(err)
 	}

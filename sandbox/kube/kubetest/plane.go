@@ -34,39 +34,52 @@ type Plane struct {
 
 // Start builds what is missing, which takes minutes on a machine that never did, and starts it.
 func Start() (*Plane, error) {
-	module := moduleDir()
-	assets, err := built(filepath.Join(module, "sandbox", "kube", "controlplane"), map[string]string{
-		"etcd": "./etcd", "kube-apiserver": "k8s.io/kubernetes/cmd/kube-apiserver",
-	})
+	assets, err := Programs()
 	if err != nil {
 		return nil, err
 	}
-	p := &Plane{env: &envtest.Environment{
-		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute,
-	}}
-	if err := p.start(module); err != nil {
-		return nil, errors.Join(err, p.Stop())
+	dir, err := os.MkdirTemp("", "lap-kubetest-")
+	if err != nil {
+		return nil, err
 	}
+	sandboxd := filepath.Join(dir, "sandboxd")
+	if err := goBuild(moduleDir(), sandboxd, "./sandbox/sandboxd"); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	p, err := Launch(assets, func(s *envtest.APIServer) {
+		s.Configure().Append("kubelet-preferred-address-types", "InternalIP")
+		if addr := outside(); addr != "" {
+			s.Configure().Set("advertise-address", addr)
+		}
+	})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	p.Sandboxd, p.dir = sandboxd, dir
 	return p, nil
 }
 
-func (p *Plane) start(module string) (err error) {
-	if p.dir, err = os.MkdirTemp("", "lap-kubetest-"); err != nil {
-		return err
+// Programs builds etcd, kube-apiserver and further programs of sandbox/kube/controlplane that are missing, and returns their directory.
+func Programs(more ...string) (dir string, err error) {
+	programs := map[string]string{"etcd": "./etcd"}
+	for _, name := range append(more, "kube-apiserver") {
+		programs[name] = "k8s.io/kubernetes/cmd/" + name
 	}
-	p.Sandboxd = filepath.Join(p.dir, "sandboxd")
-	if err := goBuild(module, p.Sandboxd, "./sandbox/sandboxd"); err != nil {
-		return err
-	}
-	p.env.ControlPlane.GetAPIServer().Configure().Append("kubelet-preferred-address-types", "InternalIP")
-	if addr := outside(); addr != "" {
-		p.env.ControlPlane.GetAPIServer().Configure().Set("advertise-address", addr)
-	}
+	return Built(filepath.Join(moduleDir(), "sandbox", "kube", "controlplane"), programs)
+}
+
+// Launch starts a control plane of built programs, without a sandboxd.
+func Launch(assets string, configure func(*envtest.APIServer)) (*Plane, error) {
+	p := &Plane{env: &envtest.Environment{
+		BinaryAssetsDirectory: assets, ControlPlaneStartTimeout: 2 * time.Minute, ControlPlaneStopTimeout: time.Minute,
+	}}
+	configure(p.env.ControlPlane.GetAPIServer())
+	var err error
 	if p.Config, err = p.env.Start(); err != nil {
-		return fmt.Errorf("start the control plane: %w", err)
+		return nil, errors.Join(fmt.Errorf("start the control plane: %w", err), p.Stop())
 	}
 	p.Config.QPS = -1
-	return nil
+	return p, nil
 }
 
 // outside is an address of this machine beside loopback's, which the API server wants to tell others though it listens on loopback.
@@ -103,14 +116,10 @@ func (p *Plane) User(t *testing.T, name string) *rest.Config {
 	return u.Config()
 }
 
-// Kubeconfig writes a file that connects as the administrator, with a namespace as the default one.
+// Kubeconfig writes a file that connects as an administrator.
 func (p *Plane) Kubeconfig(t *testing.T) string {
 	t.Helper()
-	u, err := p.env.AddUser(envtest.User{Name: "admin-" + uuid.NewString(), Groups: []string{"system:masters"}}, &rest.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	text, err := u.KubeConfig()
+	text, err := p.NewAdmin("admin-" + uuid.NewString())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,6 +128,15 @@ func (p *Plane) Kubeconfig(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return path
+}
+
+// NewAdmin adds an administrator and returns a kubeconfig of theirs.
+func (p *Plane) NewAdmin(name string) ([]byte, error) {
+	u, err := p.env.AddUser(envtest.User{Name: name, Groups: []string{"system:masters"}}, &rest.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return u.KubeConfig()
 }
 
 // Namespace makes a namespace in which only pods of the Pod Security level "restricted" are admitted.
