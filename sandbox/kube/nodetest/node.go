@@ -34,8 +34,7 @@ func start(dir string) (*Node, error) {
 		return n, err
 	}
 	n.Plane, err = kubetest.Launch(bin[0], func(s *envtest.APIServer) {
-		s.SecurePort = 443
-		s.SecureServing.Address = APIAddr
+		s.Address, s.Port = APIAddr, "443"
 		s.Configure().Append("kubelet-preferred-address-types", "InternalIP").Disable("disable-admission-plugins")
 	})
 	if err != nil {
