@@ -244,14 +244,18 @@ func (s *shell) reach(ctx context.Context, api *client.API, name string, restart
 	if !ended && v.Status != client.SessionStatusCreating {
 		return v, 0, nil
 	}
+	if ended {
+		if _, err = into[client.Session](api.RestartSession(ctx, v.ID, nil)); err != nil {
+			return v, 0, err
+		}
+	}
+	// The end of the attempt before may be told twice, and late, but not after the restart. What is told before the cursor, such as
+	// that it is ready, the session says.
 	if after, err = lastEvent(ctx, api, v.ID); err != nil {
 		return v, 0, err
 	}
-	if ended {
-		v, err = into[client.Session](api.RestartSession(ctx, v.ID, nil))
-	} else {
-		// It may have become ready before the cursor.
-		v, err = into[client.Session](api.GetSession(ctx, v.ID))
+	v, err = into[client.Session](api.GetSession(ctx, v.ID))
+	if v.Status == client.SessionStatusCreating {
 		s.say("[  0.0s] %s%s", orEmpty(v.Phase), detail(orEmpty(v.PhaseDetail)))
 	}
 	return v, after, err

@@ -3,6 +3,8 @@
 package servertest
 
 import (
+	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -21,15 +23,34 @@ func Build(t testing.TB, flags ...string) string {
 	return path
 }
 
-// FreeAddr returns a loopback address that nobody listened on a moment ago.
+// Ports of FreeAddr, where the kernel takes none from for those who do not care.
+const (
+	firstPort = 20_000
+	ports     = 10_000
+)
+
+// FreeAddr returns a loopback address that nobody listens on and that is the test's until its end: no other test gets it, also in
+// another process. An abstract socket says so, which is gone with its process and is, like ports, one of its network namespace.
 func FreeAddr(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range ports {
+		port := firstPort + rand.IntN(ports)
+		mine, err := net.Listen("unix", fmt.Sprintf("@lap-test-port-%d", port))
+		if err != nil {
+			continue
+		}
+		addr := fmt.Sprintf("127.0.0.1:%d", port)
+		l, err := net.Listen("tcp", addr)
+		if err != nil {
+			_ = mine.Close()
+			continue
+		}
+		_ = l.Close()
+		t.Cleanup(func() { _ = mine.Close() })
+		return addr
 	}
-	defer l.Close()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 // HarnessDir is where tests keep installed harnesses.
