@@ -179,6 +179,40 @@ func TestHowATurnEndsIsTheExitCode(t *testing.T) {
 	}
 }
 
+// The end of an attempt may be told twice, the second time when its restart is under way.
+func TestARestartIsNotTakenForTheEndBeforeIt(t *testing.T) {
+	t.Parallel()
+	status := func(seq int, status string) string {
+		return event(seq, "session.status", map[string]any{"status": status, "failure_reason": "stopped"})
+	}
+	var mu sync.Mutex
+	now, log := "dead", []string{status(1, "dead")}
+	turn := &script{events: longTurn}
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch {
+		case strings.HasSuffix(r.URL.Path, "/message_stream"):
+			turn.ServeHTTP(w, r)
+			return
+		case strings.HasSuffix(r.URL.Path, "/restart"):
+			now, log = "creating", append(log, status(2, "dead"), status(3, "creating"))
+		case strings.HasSuffix(r.URL.Path, "/events") && r.URL.Query().Get("follow") == "false":
+			_, _ = fmt.Fprintf(w, `{"data":[{"type":"session.status","seq":%d,"turn_id":null,"time":"2026-11-23T10:00:03.000Z","data":{}}],"has_more":false,"next_after":%[1]d}`, len(log))
+			return
+		case strings.HasSuffix(r.URL.Path, "/events"):
+			w.Header().Set("Content-Type", "text/event-stream")
+			_, _ = io.WriteString(w, strings.Join(append(log, status(4, "ready")), ""))
+			return
+		}
+		_, _ = fmt.Fprintf(w, `{"id":%q,"status":%q,"supports_tui":false}`, sessionID, now)
+	}))
+	t.Cleanup(h.Close)
+	if stdout, stderr, code := clitest.Run(t, lap(t, h.URL, "attach", sessionID, "-restart", "-m", "back")); code != 0 || stdout != longAnswer {
+		t.Errorf("%d %q %s", code, stdout, stderr)
+	}
+}
+
 func TestStandardInputIsOneMessage(t *testing.T) {
 	t.Parallel()
 	bodies := make(chan string, 1)
