@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
@@ -213,7 +214,10 @@ func TestTheCloneTokenReachesGitAndNothingElse(t *testing.T) {
 		t.Fatal(err)
 	}
 	shim := fmt.Sprintf("#!/bin/sh\n{ echo \"$@\"; env; } >> %s\nexec %s \"$@\"\n", notes, path)
-	if err := os.WriteFile(filepath.Join(bin, "git"), []byte(shim), 0o755); err != nil {
+	syscall.ForkLock.RLock() // a child forked meanwhile would hold the program open, and so busy
+	err = os.WriteFile(filepath.Join(bin, "git"), []byte(shim), 0o755)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
 		t.Fatal(err)
 	}
 	p := b.spawn("PATH=" + bin + ":" + os.Getenv("PATH"))

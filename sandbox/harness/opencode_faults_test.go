@@ -153,13 +153,6 @@ func TestOpenCodeSurvivesBrokenConnections(t *testing.T) {
 
 func TestOpenCodeSaysWhyItDoesNotStart(t *testing.T) {
 	t.Parallel()
-	script := func(t *testing.T, body string) string {
-		path := filepath.Join(t.TempDir(), "opencode")
-		if err := os.WriteFile(path, []byte("#!/bin/sh\n"+body), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		return path
-	}
 	for name, c := range map[string]struct {
 		change func(*testing.T, *harness.Config)
 		want   string

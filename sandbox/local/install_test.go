@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +23,8 @@ func fakeNPM(t *testing.T, dir, script string) *npm {
 	bin := t.TempDir()
 	calls := filepath.Join(bin, "calls")
 	script = "#!/bin/sh\nCALLS='" + calls + "'\necho \"$@\" >> \"$CALLS\"\n" + script
+	syscall.ForkLock.RLock() // a child forked meanwhile would hold the program open, and so busy
+	defer syscall.ForkLock.RUnlock()
 	if err := os.WriteFile(filepath.Join(bin, "npm"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}

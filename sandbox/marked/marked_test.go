@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,6 +48,34 @@ func TestEndEndsWhatCarriesTheMarkAndNothingElse(t *testing.T) {
 	}
 	if runs(with) || !runs(longer) {
 		t.Errorf("the marked process runs: %v, that with another mark: %v", runs(with), runs(longer))
+	}
+}
+
+// In the middle of execve a process shows no environment. This one is there most of its life.
+func TestEndFindsWhatIsInTheMiddleOfExec(t *testing.T) {
+	t.Parallel()
+	mark := "LAP_TEST_MARK=" + t.Name()
+	script := t.TempDir() + "/again"
+	if err := os.WriteFile(script, []byte(`exec sh "$0"`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 50 {
+		c := exec.Command("sh", script)
+		c.Env = append(os.Environ(), mark)
+		if err := c.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ended := make(chan error, 1)
+		go func() { ended <- c.Wait() }()
+		if err := marked.End(t.Context(), mark); err != nil {
+			t.Error(err)
+		}
+		select {
+		case <-ended:
+		case <-time.After(time.Second):
+			_ = c.Process.Kill()
+			t.Fatal("a process between two programs was left")
+		}
 	}
 }
 
