@@ -4,28 +4,36 @@ import (
 	"sync"
 )
 
+// Change is what a commit changed.
+type Change struct {
+	SessionID string // empty: anything may have changed
+	// Progress says that a session only went on: events were added, a turn was handed over, the time of its last activity
+	// moved. Who acts on sessions and on the ends of turns need not look.
+	Progress bool
+}
+
 // hub calls subscribers after commits.
 type hub struct {
 	mu   sync.RWMutex // guards subs and next; held for reading during calls
-	subs map[int]func(sessionID string)
+	subs map[int]func(Change)
 	next int
 }
 
-// Subscribe registers fn to be called with the session's id after each commit
+// Subscribe registers fn to be called with what it changed after each commit
 // that touched a session, once per commit, by this process or, on Postgres, by
-// another one. The empty id says that anything may have changed: notifications
+// another one. An empty id says that anything may have changed: notifications
 // of others may have been missed. Commits that follow each other closely may be
 // announced in another order; a spurious call is possible, a missing one is not
 // except for a commit of a process that cannot reach this one.
 //
 // fn must not block, and must call neither the store nor cancel. After cancel
 // has returned fn is not running and is not called again.
-func (s *Store) Subscribe(fn func(sessionID string)) (cancel func()) {
+func (s *Store) Subscribe(fn func(Change)) (cancel func()) {
 	h := &s.hub
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.subs == nil {
-		h.subs = map[int]func(string){}
+		h.subs = map[int]func(Change){}
 	}
 	id := h.next
 	h.next++
@@ -37,12 +45,12 @@ func (s *Store) Subscribe(fn func(sessionID string)) (cancel func()) {
 	}
 }
 
-func (h *hub) publish(sessions []string) {
+func (h *hub) publish(changes []Change) {
 	h.mu.RLock()
 	defer h.mu.RUnlock()
-	for _, id := range sessions {
+	for _, c := range changes {
 		for _, fn := range h.subs {
-			fn(id)
+			fn(c)
 		}
 	}
 }

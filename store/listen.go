@@ -62,7 +62,7 @@ func (l *listener) run(ctx context.Context, conn *pgx.Conn) {
 			return
 		}
 		l.log.Info("notifications resumed")
-		l.hub.publish([]string{""})
+		l.hub.publish([]Change{{}})
 	}
 }
 
@@ -103,8 +103,9 @@ func (l *listener) receive(ctx context.Context, conn *pgx.Conn) error {
 			}
 			continue
 		}
-		if instance, id, ok := strings.Cut(n.Payload, ":"); ok && instance != l.instance {
-			l.hub.publish([]string{id})
+		if instance, change, ok := strings.Cut(n.Payload, ":"); ok && instance != l.instance {
+			id, progress := strings.CutSuffix(change, progressMark)
+			l.hub.publish([]Change{{id, progress}})
 		}
 	}
 }

@@ -88,8 +88,8 @@ func TestOtherProcessesHearOfCommits(t *testing.T) {
 	var mine, theirs recorder
 	defer here.Subscribe(mine.add)()
 	heard := make(chan struct{}, 100)
-	defer there.Subscribe(func(id string) {
-		theirs.add(id)
+	defer there.Subscribe(func(c store.Change) {
+		theirs.add(c)
 		heard <- struct{}{}
 	})()
 	sess := newSession(t, here)
@@ -100,7 +100,12 @@ func TestOtherProcessesHearOfCommits(t *testing.T) {
 	receive(t, heard)
 	receive(t, heard)
 	wantIDs(t, &theirs, sess.ID, other.ID)
-	wantIDs(t, &mine, sess.ID, other.ID) // not a second time through the server
+	check(t, here.Session(t.Context(), sess.ID, appendOne("x")))
+	receive(t, heard)
+	if got, want := theirs.takeProgress(), []bool{true}; !slices.Equal(got, want) {
+		t.Errorf("progress %v, want %v", got, want)
+	}
+	wantIDs(t, &mine, sess.ID, other.ID, sess.ID) // not a second time through the server
 }
 
 func TestReplicasMayStartAtOnceOnAnEmptyDatabase(t *testing.T) {

@@ -98,9 +98,16 @@ func dial(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-func (e *postgresEngine) announce(tx *gorm.DB, sessions []string) error {
-	for _, id := range sessions {
-		if err := tx.Exec("SELECT pg_notify(?, ?)", channel, e.instance+":"+id).Error; err != nil {
+// progressMark ends the notification of a change that is Progress.
+const progressMark = "+"
+
+func (e *postgresEngine) announce(tx *gorm.DB, changes []Change) error {
+	for _, c := range changes {
+		text := e.instance + ":" + c.SessionID
+		if c.Progress {
+			text += progressMark
+		}
+		if err := tx.Exec("SELECT pg_notify(?, ?)", channel, text).Error; err != nil {
 			return err
 		}
 	}

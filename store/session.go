@@ -91,7 +91,7 @@ func (s *Store) CreateSession(ctx context.Context, sess *Session, fn func(tx *Se
 		if err := s.exec(ctx, func(db *gorm.DB) error { return db.Create(&row).Error }); err != nil {
 			return err
 		}
-		s.unit.touch(row.ID)
+		s.unit.touch(Change{SessionID: row.ID})
 		return s.work(ctx, &row, fn)
 	})
 	if err != nil {

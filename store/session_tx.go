@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"reflect"
+	"slices"
 	"sync"
 	"time"
 
@@ -22,7 +23,8 @@ type SessionTx struct {
 	lastSeq int64 // before this unit of work
 	now     time.Time
 	events  []eventRow
-	turns   int // turns written
+	turns   int  // turns written
+	news    bool // a turn came, ended or shall end
 	compact []Turn
 	err     error
 }
@@ -87,9 +89,14 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 		return fmt.Errorf("write session: %w", err)
 	}
 	if len(changed)+len(tx.events)+tx.turns > 0 {
-		s.unit.touch(row.ID)
+		s.unit.touch(Change{row.ID, !tx.news && !slices.ContainsFunc(changed, isNews)})
 	}
 	return nil
+}
+
+// isNews tells whether a changed column of a session is more than its Progress.
+func isNews(column string) bool {
+	return column != "last_seq" && column != "log_n" && column != "last_seen_at"
 }
 
 // settle numbers the events, restores what callers may not change and returns

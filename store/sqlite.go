@@ -108,7 +108,7 @@ func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.D
 	return db, pool, nil
 }
 
-func (e *sqliteEngine) announce(*gorm.DB, []string) error { return nil }
+func (e *sqliteEngine) announce(*gorm.DB, []Change) error { return nil }
 
 func (e *sqliteEngine) insertAgent(db *gorm.DB, a agentRow, v versionRow) error {
 	return db.Transaction(func(tx *gorm.DB) error {

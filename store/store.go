@@ -53,9 +53,8 @@ type shared struct {
 
 // engine is what differs between Postgres and SQLite beyond SQL.
 type engine interface {
-	// announce tells other processes, in the open transaction, which sessions
-	// it touched.
-	announce(tx *gorm.DB, sessions []string) error
+	// announce tells other processes, in the open transaction, what it changed.
+	announce(tx *gorm.DB, changes []Change) error
 	// insertAgent inserts an agent with its version: both or neither.
 	insertAgent(db *gorm.DB, a agentRow, v versionRow) error
 	// lead returns a held lease, or blocks until it can.

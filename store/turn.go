@@ -61,6 +61,7 @@ func (tx *SessionTx) AddTurn(t *Turn) error {
 		return fmt.Errorf("add turn: %w", translate(tx.db.Statement.Context, err))
 	}
 	tx.turns++
+	tx.news = true
 	*t = row
 	return nil
 }
@@ -101,6 +102,7 @@ func (tx *SessionTx) SaveTurn(t *Turn) error {
 		return fmt.Errorf("save turn: %w", translate(tx.db.Statement.Context, err))
 	}
 	tx.turns++
+	tx.news = tx.news || t.EndedAt != nil || t.Abort
 	return nil
 }
 

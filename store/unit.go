@@ -10,7 +10,7 @@ import (
 
 // unit is one open transaction.
 type unit struct {
-	touched    []string // sessions, in order, with repeats
+	touched    []Change // in order, with repeats
 	savepoints int
 	ended      bool
 	broken     bool // what it holds is unknown: it takes nothing more and is not committed
@@ -69,7 +69,7 @@ func (s *Store) commit(ctx context.Context) error {
 	if s.unit.broken {
 		return errBroken
 	}
-	touched := s.unit.sessions()
+	touched := s.unit.changes()
 	if err := s.engine.announce(s.write, touched); err != nil {
 		return fmt.Errorf("announce: %w", translate(ctx, err))
 	}
@@ -109,15 +109,18 @@ func (s *Store) nested(ctx context.Context, fn func(s *Store) error) error {
 }
 
 // touch notes that the open transaction changed something of a session.
-func (u *unit) touch(session string) { u.touched = append(u.touched, session) }
+func (u *unit) touch(c Change) { u.touched = append(u.touched, c) }
 
-// sessions lists the touched sessions once each, in the order of first touch.
-func (u *unit) sessions() []string {
-	var out []string
-	for _, id := range u.touched {
-		if !slices.Contains(out, id) {
-			out = append(out, id)
+// changes lists the touched sessions once each, in the order of first touch.
+func (u *unit) changes() []Change {
+	var out []Change
+	for _, c := range u.touched {
+		i := slices.IndexFunc(out, func(o Change) bool { return o.SessionID == c.SessionID })
+		if i < 0 {
+			out = append(out, c)
+			continue
 		}
+		out[i].Progress = out[i].Progress && c.Progress
 	}
 	return out
 }

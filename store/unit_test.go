@@ -269,22 +269,31 @@ func TestTurns(t *testing.T) {
 
 // recorder collects what a subscriber is told.
 type recorder struct {
-	mu  sync.Mutex // guards ids
-	ids []string
+	mu       sync.Mutex // guards the rest
+	ids      []string
+	progress []bool
 }
 
-func (r *recorder) add(id string) {
+func (r *recorder) add(c store.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ids = append(r.ids, id)
+	r.ids, r.progress = append(r.ids, c.SessionID), append(r.progress, c.Progress)
 }
 
 func (r *recorder) take() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ids := r.ids
-	r.ids = nil
+	r.ids, r.progress = nil, nil
 	return ids
+}
+
+func (r *recorder) takeProgress() []bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	progress := r.progress
+	r.ids, r.progress = nil, nil
+	return progress
 }
 
 func TestSubscribersHearOfCommitsOnly(t *testing.T) {
@@ -303,8 +312,8 @@ func TestSubscribersHearOfCommitsOnly(t *testing.T) {
 		wantIDs(t, &r)
 		check(t, s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error { return tx.AddTurn(&store.Turn{}) }))
 		wantIDs(t, &r, sess.ID)
-		other := s.Subscribe(func(id string) {
-			page, err := s.Events(context.WithoutCancel(t.Context()), id, 0, 10)
+		other := s.Subscribe(func(c store.Change) {
+			page, err := s.Events(context.WithoutCancel(t.Context()), c.SessionID, 0, 10)
 			if err == nil {
 				seen = int64(len(page))
 			}
@@ -319,6 +328,50 @@ func TestSubscribersHearOfCommitsOnly(t *testing.T) {
 		cancel()
 		check(t, s.Session(t.Context(), sess.ID, appendOne("x")))
 		wantIDs(t, &r)
+	})
+}
+
+func TestAChangeSaysWhetherItIsMoreThanProgress(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		sess := newSession(t, s)
+		turn := store.Turn{}
+		save := func(change func()) func(*store.SessionTx) error {
+			return func(tx *store.SessionTx) error {
+				change()
+				return tx.SaveTurn(&turn)
+			}
+		}
+		var r recorder
+		defer s.Subscribe(r.add)()
+		now := time.Now()
+		for _, c := range []struct {
+			what     string
+			progress bool
+			fn       func(*store.SessionTx) error
+		}{
+			{"an event", true, appendOne("x")},
+			{"activity", true, func(tx *store.SessionTx) error { tx.Session.LastSeenAt, tx.Session.LogN = &now, 7; return nil }},
+			{"a status", false, func(tx *store.SessionTx) error { tx.Session.Status = "ready"; return nil }},
+			{"a turn", false, func(tx *store.SessionTx) error { return tx.AddTurn(&turn) }},
+			{"a hand-over", true, save(func() { turn.Status, turn.HandedAt = "handed", &now })},
+			{"an abort", false, save(func() { turn.Abort = true })},
+			{"an end", false, save(func() { turn.Abort, turn.EndedAt = false, &now })},
+		} {
+			check(t, s.Session(t.Context(), sess.ID, c.fn))
+			if got := r.takeProgress(); !slices.Equal(got, []bool{c.progress}) {
+				t.Errorf("%s is progress: %v, want %v", c.what, got, c.progress)
+			}
+		}
+		check(t, s.InTx(t.Context(), func(s *store.Store) error {
+			for _, fn := range []func(*store.SessionTx) error{appendOne("x"), save(func() {}), appendOne("x")} {
+				check(t, s.Session(t.Context(), sess.ID, fn))
+			}
+			return nil
+		}))
+		if got := r.takeProgress(); !slices.Equal(got, []bool{false}) {
+			t.Errorf("more and progress together are progress: %v", got)
+		}
 	})
 }
 

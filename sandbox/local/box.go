@@ -68,6 +68,7 @@ func (b *box) live(ctx context.Context, p *process) {
 		p, err = b.bringUp(ctx)
 	}
 	for err == nil && p != nil {
+		b.routeFor(p)
 		b.take(p)
 		if !b.follow(ctx, p) {
 			return

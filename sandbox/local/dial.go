@@ -13,7 +13,11 @@ import (
 
 // accepts reports whether sandboxd takes connections.
 func (b *box) accepts() bool {
-	conn, err := dialSocket(context.Background(), b.dir)
+	return listens(b.dir, sockFile)
+}
+
+func listens(dir, name string) bool {
+	conn, err := dialSocket(context.Background(), dir, name)
 	if err != nil {
 		return false
 	}
@@ -30,20 +34,20 @@ func (r *Runtime) Dial(ctx context.Context, id sandbox.ID) (net.Conn, error) {
 	if s := b.status(); s.State == sandbox.Exited {
 		return nil, fmt.Errorf("dial sandbox %s: it has ended: %s", id, s.Reason)
 	}
-	conn, err := dialSocket(ctx, b.dir)
+	conn, err := dialSocket(ctx, b.dir, sockFile)
 	if err != nil {
 		return nil, fmt.Errorf("dial sandbox %s: %w", id, err)
 	}
 	return conn, nil
 }
 
-// dialSocket reaches the socket through the open directory, because the path may be longer than an address can be.
-func dialSocket(ctx context.Context, dir string) (net.Conn, error) {
+// dialSocket reaches a socket through the open directory, because the path may be longer than an address can be.
+func dialSocket(ctx context.Context, dir, name string) (net.Conn, error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, err
 	}
 	defer d.Close()
 	var dialer net.Dialer
-	return dialer.DialContext(ctx, "unix", strings.Join([]string{"/proc/self/fd", strconv.Itoa(int(d.Fd())), sockFile}, "/"))
+	return dialer.DialContext(ctx, "unix", strings.Join([]string{"/proc/self/fd", strconv.Itoa(int(d.Fd())), name}, "/"))
 }

@@ -319,6 +319,32 @@ func TestRestartOfTheMachineIsTheReason(t *testing.T) {
 	}
 }
 
+// A server that is killed right after it has started sandboxd leaves a sandbox without its way to the model gateway.
+func TestASandboxThatIsTakenOverGetsItsRoute(t *testing.T) {
+	t.Parallel()
+	s := newSubject(t, local.Options{}, "good")
+	spec := running(t, s)
+	s.Close()
+	s.o.OwnNetwork, s.o.Route = true, "gateway.example:80"
+	s.Reopen(t)
+	sandboxtest.Eventually(t, "the route is open", func() error {
+		_, err := os.Stat(filepath.Join(s.dir(spec.ID), "routes"))
+		return err
+	})
+	was := processes(spec.ID)
+	s.Reopen(t)
+	reaches(t, s, spec.ID, sandbox.Running)
+	if is := processes(spec.ID); !slices.Equal(is, was) {
+		t.Errorf("processes %v became %v", was, is)
+	}
+	if err := s.Runtime().Delete(t.Context(), spec.ID); err != nil {
+		t.Fatal(err)
+	}
+	if left := processes(spec.ID); len(left) != 0 {
+		t.Errorf("left behind: %v", left)
+	}
+}
+
 func rewritePid(t *testing.T, s *subject, id sandbox.ID, change func(map[string]any)) {
 	t.Helper()
 	path := filepath.Join(s.dir(id), "pid.json")

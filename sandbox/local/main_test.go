@@ -59,6 +59,9 @@ type fakeConfig struct {
 // SIGTERM; "late" writes its identity only when there is a file "go" in its directory.
 func fakeSandboxd(args []string) int {
 	mode, path := args[0], args[2]
+	if args[1] == "-route" { // HOST:PORT -socket NAME -pid PID
+		return fakeRoute(args[4], args[6])
+	}
 	if mode == "broken" {
 		fmt.Fprintln(os.Stderr, "no such luck")
 		return 3
@@ -74,6 +77,23 @@ func fakeSandboxd(args []string) int {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
+	}
+	return 0
+}
+
+// fakeRoute accepts connections for as long as a process runs. When it does there is a file "routes" in its directory.
+func fakeRoute(socket, pid string) int {
+	l, err := net.Listen("unix", socket)
+	if err == nil {
+		defer l.Close()
+		err = replace("routes", "")
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	for exists("/proc/" + pid) {
+		time.Sleep(time.Millisecond)
 	}
 	return 0
 }

@@ -53,12 +53,27 @@ const routeFile = "gateway.sock" // in the sandbox's directory
 // routed tells whether the sandbox gets a process that carries its connections to the route.
 func (b *box) routed() bool { return b.r.ownNetwork && b.r.route != "" }
 
-// startRoute starts the process that carries connections of a sandbox to the route for as long as sandboxd lives. It has the mark
-// of the sandbox, so it also ends with a sandbox that is swept.
-func (b *box) startRoute(pid int, env []string, out *os.File) error {
+// routeFor sees to it that there is a process that carries connections of a sandbox to the route for as long as its sandboxd lives.
+// A former server may have been killed before it started one.
+func (b *box) routeFor(sandboxd *process) {
+	if !b.routed() || listens(b.dir, routeFile) {
+		return
+	}
+	if err := b.startRoute(sandboxd.pid); err != nil {
+		b.r.log.Warn("model gateway is reached through the server only", "sandbox_id", b.rec.ID, "err", err)
+	}
+}
+
+// startRoute gives the process the mark of the sandbox, so that it also ends with a sandbox that is swept.
+func (b *box) startRoute(pid int) error {
+	out, err := b.openLog()
+	if err != nil {
+		return err
+	}
+	defer out.Close()
 	args := append(append([]string{}, b.r.command[1:]...), "-route", b.r.route, "-socket", routeFile, "-pid", strconv.Itoa(pid))
 	cmd := exec.CommandContext(context.Background(), b.r.command[0], args...) // no end of a context ends it
-	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = b.dir, out, out, env
+	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.Env = b.dir, out, out, b.env(b.root())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
 		return err

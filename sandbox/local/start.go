@@ -52,7 +52,7 @@ func (b *box) start(bin string) (*process, error) {
 	if err := writeJSON(path, c); err != nil {
 		return nil, err
 	}
-	out, err := os.OpenFile(filepath.Join(b.dir, logFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
+	out, err := b.openLog()
 	if err != nil {
 		return nil, err
 	}
@@ -69,16 +69,15 @@ func (b *box) start(bin string) (*process, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	if b.routed() {
-		if err := b.startRoute(cmd.Process.Pid, cmd.Env, out); err != nil {
-			b.r.log.Warn("model gateway is reached through the server only", "sandbox_id", b.rec.ID, "err", err)
-		}
-	}
 	p, err := b.r.openProcess(cmd.Process.Pid)
 	if err != nil && !errors.Is(err, ErrClosed) { // what cannot be watched must not run; the next Runtime finds the other
 		return nil, errors.Join(err, cmd.Process.Kill(), ignoreExit(cmd.Wait()))
 	}
 	return p, errors.Join(err, cmd.Process.Release()) // it is waited for through its pidfd
+}
+
+func (b *box) openLog() (*os.File, error) {
+	return os.OpenFile(filepath.Join(b.dir, logFile), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o600)
 }
 
 func ignoreExit(err error) error {
@@ -90,7 +89,7 @@ func ignoreExit(err error) error {
 
 // layout makes the directories that sandboxd expects and returns the session's.
 func (b *box) layout() (string, error) {
-	root := filepath.Join(b.r.sessions, b.rec.SessionID)
+	root := b.root()
 	for _, dir := range []string{
 		root, filepath.Join(root, "workspace"), filepath.Join(root, "workspace", "home"), filepath.Join(root, "tmp"),
 		filepath.Join(root, "data"), filepath.Join(b.dir, stateDir),
@@ -101,6 +100,8 @@ func (b *box) layout() (string, error) {
 	}
 	return root, nil
 }
+
+func (b *box) root() string { return filepath.Join(b.r.sessions, b.rec.SessionID) }
 
 func (b *box) env(root string) []string {
 	env := []string{sandboxEnv + "=" + string(b.rec.ID), "HOME=" + filepath.Join(root, "workspace", "home")}

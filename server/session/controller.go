@@ -70,12 +70,14 @@ func (c *Controller) lead(ctx context.Context, lease store.Lease) error {
 		workqueue.NewTypedItemExponentialFailureRateLimiter[string](50*time.Millisecond, 10*time.Second))
 	resync := make(chan struct{}, 1)
 	signal(resync)
-	unsub := c.o.Store.Subscribe(func(id string) {
-		if id == "" {
+	unsub := c.o.Store.Subscribe(func(change store.Change) {
+		switch {
+		case change.SessionID == "":
 			signal(resync)
-			return
+		case !change.Progress:
+			c.pokeLink(change.SessionID) // a turn need not wait for the session to be looked at
+			q.Add(change.SessionID)
 		}
-		q.Add(id)
 	})
 	defer unsub()
 

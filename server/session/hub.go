@@ -113,23 +113,26 @@ func newHub(s *store.Store, closing <-chan struct{}) *hub {
 
 func (h *hub) wait() { h.wg.Wait() }
 
-// notify is told of every commit; an empty id means that any session may have changed. It never blocks.
-func (h *hub) notify(sessionID string) {
+// notify is told of every commit. It never blocks.
+func (h *hub) notify(c store.Change) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if sessionID != "" {
-		if t := h.topics[sessionID]; t != nil {
-			t.poke()
+	if c.SessionID != "" {
+		if t := h.topics[c.SessionID]; t != nil {
+			t.poke(c)
 		}
 		return
 	}
 	for _, t := range h.topics {
-		t.poke()
+		t.poke(c)
 	}
 }
 
-func (t *topic) poke() {
+func (t *topic) poke(c store.Change) {
 	signal(t.wake)
+	if c.Progress {
+		return
+	}
 	for w := range t.watchers {
 		signal(w)
 	}
@@ -162,7 +165,7 @@ func (h *hub) release(id string, t *topic) {
 	}
 }
 
-// watch returns a channel that gets a value after commits of a session; several may be merged.
+// watch returns a channel that gets a value after commits of a session that are more than its progress; several may be merged.
 func (h *hub) watch(id string) (<-chan struct{}, func()) {
 	w := make(chan struct{}, 1)
 	h.mu.Lock()

@@ -30,25 +30,39 @@ func idleAt(s *store.Session) time.Time {
 
 // rest suspends a running session that is idle, and looks again when it could be.
 func (r *reconciler) rest(ctx context.Context, s store.Session) error {
-	if left := time.Until(idleAt(&s)); left > 0 {
-		if left < resyncEvery {
-			r.q.AddAfter(s.ID, left)
-		}
+	if idleAt(&s).After(time.Now()) {
+		r.lookWhenIdle(&s)
 		return nil
 	}
 	if SupportsTUI(s.HarnessID) {
-		if used, err := r.terminalUsed(ctx, s); err != nil || used {
+		used, err := r.terminalUsed(ctx, &s)
+		if err != nil {
 			return err
+		}
+		if used {
+			r.lookWhenIdle(&s)
+			return nil
 		}
 	}
 	return r.update(ctx, s, func(tx *store.SessionTx) error {
 		open, err := tx.OpenTurns()
-		if err != nil || len(open) > 0 || tx.Now().Before(idleAt(tx.Session)) {
+		if err != nil || len(open) > 0 {
 			return err
+		}
+		if tx.Now().Before(idleAt(tx.Session)) {
+			r.lookWhenIdle(tx.Session)
+			return nil
 		}
 		suspend(tx, nil)
 		return nil
 	})
+}
+
+// lookWhenIdle queues a session for when it is idle, unless a resync comes before: activity alone does not queue it.
+func (r *reconciler) lookWhenIdle(s *store.Session) {
+	if left := time.Until(idleAt(s)); left < resyncEvery {
+		r.q.AddAfter(s.ID, left)
+	}
 }
 
 // suspend writes that a session has no sandbox until it is woken; reason says what went wrong, if anything did.

@@ -63,6 +63,15 @@ func (c *Controller) linkOf(s store.Session) *link {
 	return nil
 }
 
+// pokeLink tells the link of a session, if there is one, that a turn may be waiting, or shall end.
+func (c *Controller) pokeLink(id string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l := c.links[id]; l != nil {
+		l.poke()
+	}
+}
+
 // link returns the link to the session's sandbox, a new one if need be.
 func (c *Controller) link(ctx context.Context, r *reconciler, s store.Session) *link {
 	if l := c.linkOf(s); l != nil {

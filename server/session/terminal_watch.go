@@ -181,9 +181,9 @@ func seen(s *store.Session, at time.Time) {
 }
 
 // terminalUsed asks the sandbox of a session that seems idle whether bytes went through its terminal, which they do with nobody
-// attached, and notes it. A sandbox that does not answer is not suspended: its link finds out whether it is lost.
-func (r *reconciler) terminalUsed(ctx context.Context, s store.Session) (bool, error) {
-	l := r.c.linkOf(s)
+// attached, and notes it, in s too. A sandbox that does not answer is not suspended: its link finds out whether it is lost.
+func (r *reconciler) terminalUsed(ctx context.Context, s *store.Session) (bool, error) {
+	l := r.c.linkOf(*s)
 	if l == nil {
 		return false, errStale
 	}
@@ -201,13 +201,14 @@ func (r *reconciler) terminalUsed(ctx context.Context, s store.Session) (bool, e
 		return false, nil
 	}
 	used := false
-	err = r.update(ctx, s, func(tx *store.SessionTx) error {
+	err = r.update(ctx, *s, func(tx *store.SessionTx) error {
 		before := idleAt(tx.Session)
 		if now := tx.Now(); at.After(now) { // what a sandbox says may be anything
 			at = &now
 		}
 		seen(tx.Session, *at)
 		used = idleAt(tx.Session).After(before)
+		s.LastSeenAt = tx.Session.LastSeenAt
 		return nil
 	})
 	return used, err
