@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,6 +52,7 @@ type process struct {
 	tail  tail
 	stdin *os.File // writes to it fail once the process is over
 	files []*os.File
+	kills int64 // for want of memory, before it started
 
 	mu     sync.Mutex // guards reaped: whether the pid may be another's by now
 	reaped bool
@@ -59,7 +61,7 @@ type process struct {
 }
 
 func startProcess(spec processSpec) (*process, error) {
-	p := &process{spec: spec, done: make(chan struct{}), mark: "LAP_HARNESS_RUN=" + uuid.NewString()}
+	p := &process{spec: spec, done: make(chan struct{}), mark: "LAP_HARNESS_RUN=" + uuid.NewString(), kills: oomKills("/")}
 	p.cmd = exec.Command(spec.argv[0], spec.argv[1:]...)
 	p.cmd.Dir, p.cmd.Env = spec.dir, append(spec.env[:len(spec.env):len(spec.env)], p.mark)
 	p.cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
@@ -141,6 +143,8 @@ func (p *process) exitReason(err error) string {
 	how := "exited with code 0"
 	var exit *exec.ExitError
 	switch {
+	case errors.As(err, &exit) && killed(exit) && oomKills("/") > p.kills:
+		how = "was killed because the sandbox ran out of memory"
 	case errors.As(err, &exit) && exit.ExitCode() < 0:
 		how = "was ended by a signal (" + strings.TrimPrefix(exit.String(), "signal: ") + ")"
 	case errors.As(err, &exit):
@@ -152,6 +156,11 @@ func (p *process) exitReason(err error) string {
 		return p.spec.name + " " + how + "; its last output: " + last
 	}
 	return p.spec.name + " " + how + " without any output"
+}
+
+func killed(exit *exec.ExitError) bool {
+	status, ok := exit.Sys().(syscall.WaitStatus)
+	return ok && status.Signaled() && status.Signal() == syscall.SIGKILL
 }
 
 func (p *process) readOutput(r io.Reader) {

@@ -153,7 +153,7 @@ func TestEachFailureOfARealNodeIsTold(t *testing.T) {
 	t.Run("memory", func(t *testing.T) {
 		// With cgroup v1 the kernel ends the harness only, which sandboxd then tells.
 		const little = `{spec: {containers: [{name: harness, resources: {limits: {memory: 128Mi}}}]}}`
-		fails(t, outside(t, "memory", "SANDBOX_POD_TEMPLATE="+little), client.AgentCreateHarnessIDOpencode, "killed")
+		fails(t, outside(t, "memory", "SANDBOX_POD_TEMPLATE="+little), client.AgentCreateHarnessIDOpencode, "memory")
 	})
 }
 
