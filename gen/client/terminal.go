@@ -75,7 +75,11 @@ func (t *Terminal) Output(ctx context.Context) iter.Seq2[[]byte, error] {
 		defer cancel(nil)
 		t.mu.Lock()
 		t.stop = cancel
+		closed := t.closed
 		t.mu.Unlock()
+		if closed { // by who could not end ctx yet
+			return
+		}
 		defer t.use(nil)
 		for {
 			over, cause := t.relay(ctx, func(b []byte) bool { return yield(b, nil) })

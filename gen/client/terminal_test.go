@@ -174,6 +174,38 @@ func TestATerminalEndsWithItsSessionOrItsReader(t *testing.T) {
 	}
 }
 
+func TestClosingATerminalEndsItsAttemptsToComeBack(t *testing.T) {
+	t.Parallel()
+	s := &terminals{conns: make(chan *websocket.Conn, 1)}
+	h := httptest.NewServer(s)
+	defer h.Close()
+	a, err := client.New(client.Options{URL: h.URL, Key: "the-key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost := make(chan struct{}, 1)
+	x, err := a.Attach(patient(t), "s1", client.AttachOptions{Lost: func(error) { lost <- struct{}{} }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := <-s.conns
+	go func() {
+		h.Listener.Close() // there is no server to come back to
+		_ = c.CloseNow()
+		<-lost
+		_ = x.Close()
+	}()
+	for _, err := range x.Output(patient(t)) {
+		t.Errorf("%v", err)
+	}
+	for _, err := range x.Output(patient(t)) {
+		t.Errorf("a closed terminal shows something: %v", err)
+	}
+	if _, err := x.Write([]byte("x")); !errors.Is(err, client.ErrNotConnected) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestARefusedTerminalIsAnError(t *testing.T) {
 	t.Parallel()
 	_, a := startTerminals(t, "failed")

@@ -30,7 +30,7 @@ func TestKubernetesRuntimeConformsWithoutVolumes(t *testing.T) {
 }
 
 // options are those of a runtime in a namespace of its own.
-func options(t *testing.T) kube.Options {
+func options(t testing.TB) kube.Options {
 	t.Helper()
 	return kube.Options{
 		Config: plane.Config, Namespace: plane.Namespace(t), Image: "lap:test", Images: map[string]string{"opencode": "lap-opencode:test"},

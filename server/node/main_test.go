@@ -27,7 +27,8 @@ import (
 )
 
 const (
-	masterKey = "node-master-key-0123456789"
+	masterKey    = "node-master-key-0123456789"
+	egressSecret = "node-egress-secret-0123456789"
 
 	images        = "docker.io/library/"
 	platformImage = images + "lap:test"
@@ -38,7 +39,7 @@ const (
 )
 
 // canaries are values that must be in no pod and in no log.
-var canaries = append([]string{"operator-canary", "sk-gateway-canary", masterKey}, servertest.Canaries...)
+var canaries = append([]string{"operator-canary", "sk-gateway-canary", masterKey, egressSecret}, servertest.Canaries...)
 
 var node *nodetest.Node
 
@@ -134,7 +135,6 @@ func install(t *testing.T, name string) *world {
 	values := fmt.Sprintf(`
 secretName: lap
 replicas: 1
-egress: {enabled: false} # its service has a name, and nothing resolves names here yet
 image: {repository: docker.io/library/lap, tag: test, pullPolicy: Never}
 gateway: {url: 'http://%s'}
 env: {LOG_LEVEL: debug, CONTAINER_ENV_FROM_OPERATOR: operator-canary}
@@ -146,7 +146,7 @@ sandboxes:
 `, w.gateway, w.namespace, opencodeImage, claudeImage, brokenImage, missingImage)
 	node.Install(t, "lap-"+name, values, map[string]string{
 		"DATABASE_URL": "postgres://lap@" + w.database + dsn.Path + "?sslmode=disable", "MASTER_KEY": masterKey,
-		"ENCRYPTION_KEY": "node-encryption-key-0123456789", "LITELLM_API_KEY": "sk-gateway-canary",
+		"ENCRYPTION_KEY": "node-encryption-key-0123456789", "EGRESS_SECRET": egressSecret, "LITELLM_API_KEY": "sk-gateway-canary",
 	})
 	begun := time.Now()
 	var pod string

@@ -4,6 +4,7 @@ package node_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"slices"
 	"strings"
@@ -169,10 +170,7 @@ func TestASessionIsReachedThroughTheAPIServer(t *testing.T) {
 	servertest.Eventually(t, "nothing is left", func() bool { return len(w.objects()) == 0 })
 }
 
-// open are the ways that policies leave to sandboxes on purpose.
-const open = "dns doh gateway public"
-
-func TestPoliciesLeaveASandboxNoWayButThoseTheyOpen(t *testing.T) {
+func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 	w := install(t, "escape")
 	node.Volumes(t, 2)
 	id, neighbour := w.Open(client.AgentCreateHarnessIDOpencode), w.Open(client.AgentCreateHarnessIDOpencode)
@@ -185,6 +183,7 @@ func TestPoliciesLeaveASandboxNoWayButThoseTheyOpen(t *testing.T) {
 		"api=tcp:" + nodetest.APIAddr + ":443", "kubelet=tcp:" + nodetest.NodeAddr + ":10250", "gateway=tcp:" + w.gateway,
 		"database=tcp:" + w.database, "platform=tcp:" + w.ip + ":3000", "pod=tcp:" + server + ":8080",
 		"sandbox=tcp:" + node.Pod(t, w.namespace, neighbour).Status.PodIP + ":7411", "icmp=icmp:" + nodetest.Public,
+		"names=udp:" + nodetest.NamesAddr + ":53", "feed=tcp:" + w.ip + ":9465", "proxy=tcp:" + node.Service(t, "lap-escape", "lap-egress") + ":3128",
 	}
 	for _, a := range []struct{ name, addr string }{
 		{"public", nodetest.Public + ":80"}, {"doh", nodetest.Public + ":443"}, {"dns", nodetest.Public + ":53"}, {"dns", nodetest.Public + ":853"},
@@ -198,11 +197,28 @@ func TestPoliciesLeaveASandboxNoWayButThoseTheyOpen(t *testing.T) {
 		args = append(args, "private=tcp:"+addr+":80", "private=udp:"+addr+":80")
 	}
 	said := w.Say(id, "RUN: env -u HTTP_PROXY -u HTTPS_PROXY -u ALL_PROXY escape "+strings.Join(args, " "))
-	if !strings.Contains(said, "<out="+open+">") {
+	if !strings.Contains(said, "<out=proxy>") {
 		t.Errorf("out of a sandbox it finds %q", said)
 	}
+	// Through the proxy there is what the policy says, which the server is told.
+	asked := []string{nodetest.Public + ":80", nodetest.Metadata + ":80", nodetest.Private[0] + ":80", nodetest.APIAddr + ":443", server + ":8080"}
+	said = w.Say(id, "RUN: for a in "+strings.Join(asked, " ")+`; do curl -s -m 20 -o /dev/null -w '%{http_code} ' http://$a/; done`)
+	if !strings.Contains(said, "502 403 403 403 403 ") { // what answers outside is no web server
+		t.Errorf("through the proxy it gets %q", said)
+	}
+	servertest.Eventually(t, "the server knows the decisions", func() bool {
+		r, err := w.API.GetSessionEgressWithResponse(t.Context(), id)
+		if err != nil || r.JSON200 == nil {
+			t.Fatalf("egress: %v", err)
+		}
+		verdicts := map[string]string{}
+		for _, d := range r.JSON200.Decisions {
+			verdicts[fmt.Sprint(d.Host, ":", d.Port)] = string(d.Verdict)
+		}
+		return verdicts[asked[0]] == "allowed" && verdicts[asked[1]] == "denied" && verdicts[asked[4]] == "denied" && verdicts[w.gateway] == "allowed"
+	})
 	// The same program finds every way where no policy is, but into a sandbox: nothing stands in them but policies.
-	const all = "<out=api database dns doh gateway icmp kubelet metadata packet platform pod private public raw resolver>"
+	const all = "<out=api database dns doh gateway icmp kubelet metadata names packet platform pod private public raw resolver>"
 	if free := node.Run(t, "free", opencodeImage, append([]string{"escape"}, args...)...); !strings.Contains(free, all) {
 		t.Errorf("out of a free pod it finds %q", free)
 	}

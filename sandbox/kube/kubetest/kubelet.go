@@ -52,7 +52,7 @@ type Kubelet struct {
 }
 
 // StartKubelet runs pods of a namespace until the end of the test.
-func (p *Plane) StartKubelet(t *testing.T, namespace string, o KubeletOptions) *Kubelet {
+func (p *Plane) StartKubelet(t testing.TB, namespace string, o KubeletOptions) *Kubelet {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	k := &Kubelet{

@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -28,8 +29,9 @@ type Plane struct {
 	Config   *rest.Config // of an administrator
 	Sandboxd string       // path of the lean binary
 
-	env *envtest.Environment
-	dir string
+	env   *envtest.Environment
+	dir   string
+	users sync.Mutex // held while one is added
 }
 
 // Start builds what is missing, which takes minutes on a machine that never did, and starts it.
@@ -109,11 +111,18 @@ func (p *Plane) Stop() error {
 // User adds a user without any rights and returns how it connects.
 func (p *Plane) User(t *testing.T, name string) *rest.Config {
 	t.Helper()
-	u, err := p.env.AddUser(envtest.User{Name: name, Groups: []string{"lap"}}, &rest.Config{QPS: -1})
+	u, err := p.addUser(envtest.User{Name: name, Groups: []string{"lap"}}, &rest.Config{QPS: -1})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return u.Config()
+}
+
+// addUser lets one in at a time: envtest counts certificates without a lock.
+func (p *Plane) addUser(u envtest.User, c *rest.Config) (*envtest.AuthenticatedUser, error) {
+	p.users.Lock()
+	defer p.users.Unlock()
+	return p.env.AddUser(u, c)
 }
 
 // Kubeconfig writes a file that connects as an administrator.
@@ -132,7 +141,7 @@ func (p *Plane) Kubeconfig(t *testing.T) string {
 
 // NewAdmin adds an administrator and returns a kubeconfig of theirs.
 func (p *Plane) NewAdmin(name string) ([]byte, error) {
-	u, err := p.env.AddUser(envtest.User{Name: name, Groups: []string{"system:masters"}}, &rest.Config{})
+	u, err := p.addUser(envtest.User{Name: name, Groups: []string{"system:masters"}}, &rest.Config{})
 	if err != nil {
 		return nil, err
 	}
@@ -140,7 +149,7 @@ func (p *Plane) NewAdmin(name string) ([]byte, error) {
 }
 
 // Namespace makes a namespace in which only pods of the Pod Security level "restricted" are admitted.
-func (p *Plane) Namespace(t *testing.T) string {
+func (p *Plane) Namespace(t testing.TB) string {
 	t.Helper()
 	ns := "test-" + uuid.NewString()[:13]
 	clients := p.Clients(t)
@@ -153,7 +162,7 @@ func (p *Plane) Namespace(t *testing.T) string {
 }
 
 // Clients are typed clients of an administrator.
-func (p *Plane) Clients(t *testing.T) kubernetes.Interface {
+func (p *Plane) Clients(t testing.TB) kubernetes.Interface {
 	t.Helper()
 	clients, err := kubernetes.NewForConfig(p.Config)
 	if err != nil {

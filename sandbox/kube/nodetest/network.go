@@ -17,7 +17,7 @@ import (
 // Addresses of the room. There is nothing else: what leads out of the node ends in a second network of the room, Outside.
 const (
 	NodeAddr   = "10.99.0.1"
-	APIAddr    = "10.0.0.1" // the cluster's own service: without kube-proxy, the API server listens there
+	APIAddr    = "10.0.0.1" // the cluster's own service: the API server itself listens there
 	podRange   = "10.88.0.0/16"
 	Outside    = "10.99.0.254" // a private address beyond the node
 	Public     = "93.184.215.14"
@@ -65,6 +65,7 @@ func connect() error {
 		{"link", "add", "node0", "type", "bridge"},
 		{"addr", "add", NodeAddr + "/24", "dev", "node0"},
 		{"addr", "add", APIAddr + "/32", "dev", "lo"},
+		{"addr", "add", NamesAddr + "/32", "dev", "lo"},
 		{"link", "add", "wire", "type", "veth", "peer", "name", "eth0", "netns", "outside"},
 		{"link", "set", "wire", "master", "node0", "up"},
 		{"link", "set", "node0", "up"},

@@ -56,6 +56,9 @@ func start(dir string) (*Node, error) {
 	if err := n.await("the node is ready", n.ready); err != nil {
 		return n, err
 	}
+	if err := n.serveNames(); err != nil {
+		return n, err
+	}
 	return n, n.startPolicies(bin[1], kubeconfig)
 }
 
@@ -183,9 +186,24 @@ evictionHard: {memory.available: 10Mi, nodefs.available: 0%%, imagefs.available:
 imageGCHighThresholdPercent: 100
 imageMinimumGCAge: 24h
 resolvConf: ""
+clusterDNS: [` + NamesAddr + `]
+clusterDomain: ` + clusterDomain + `
 nodeStatusUpdateFrequency: 2s
 podLogsDir: %[1]s/podlogs
 volumePluginDir: %[1]s/plugins
+`
+
+// proxyConfig takes the kubeconfig. It leaves the limits of the machine's connection tracking alone.
+const proxyConfig = `apiVersion: kubeproxy.config.k8s.io/v1alpha1
+kind: KubeProxyConfiguration
+clientConnection: {kubeconfig: %s}
+mode: iptables
+hostnameOverride: ` + nodeName + `
+clusterCIDR: ` + podRange + `
+bindAddress: ` + NodeAddr + `
+healthzBindAddress: ""
+metricsBindAddress: 127.0.0.1
+conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeout: 0s}
 `
 
 // startCluster starts what makes the control plane and containerd a cluster of one node.
@@ -198,6 +216,10 @@ func (n *Node) startCluster(bin [2]string, kubeconfig string) error {
 	if err != nil {
 		return err
 	}
+	proxy, err := n.write("kube-proxy.yaml", fmt.Sprintf(proxyConfig, kubeconfig))
+	if err != nil {
+		return err
+	}
 	connect := []string{
 		"--kubeconfig", kubeconfig, "--authentication-kubeconfig", kubeconfig, "--authorization-kubeconfig", kubeconfig,
 		"--bind-address=127.0.0.1", "--leader-elect=false",
@@ -207,6 +229,7 @@ func (n *Node) startCluster(bin [2]string, kubeconfig string) error {
 			"--root-dir", n.path("kubelet"), "--cert-dir", n.path("kubelet-pki")},
 		append([]string{filepath.Join(bin[0], "kube-controller-manager"), "--root-ca-file", ca, "--cert-dir", n.path("controllers-pki")}, connect...),
 		append([]string{filepath.Join(bin[0], "kube-scheduler"), "--cert-dir", n.path("scheduler-pki")}, connect...),
+		{filepath.Join(bin[0], "kube-proxy"), "--config", proxy},
 	} {
 		if err := n.daemon(c[0], c[1:]...); err != nil {
 			return err

@@ -270,3 +270,13 @@ func (n *Node) Sandboxes(t *testing.T, name string) {
 
 // File is the path of a file of the room: of one that Images made, or kubeconfig.
 func (n *Node) File(name string) string { return n.path(name) }
+
+// Service returns the address of a service.
+func (n *Node) Service(t testing.TB, namespace, name string) string {
+	t.Helper()
+	svc, err := n.api.CoreV1().Services(namespace).Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return svc.Spec.ClusterIP
+}

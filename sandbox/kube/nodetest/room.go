@@ -1,5 +1,5 @@
 // Package nodetest is one real node of Kubernetes for tests: the control plane of kubetest with scheduler and controllers, a kubelet
-// with containerd and runc, images made on this machine, and kube-router, which enforces network policies. All of it, and the test
+// with containerd and runc, images made on this machine, kube-proxy and names of services, and kube-router, which enforces network policies. All of it, and the test
 // itself, runs in namespaces of its own, without a link to the machine's network: nothing is set up on the machine, and the kernel
 // ends everything when the test's process ends, however it does. Only a directory and empty cgroups can be left by one that is
 // killed; the next run removes them. It needs root, and what Command installs.
@@ -106,7 +106,7 @@ func (m Main) prepare(dir string) error {
 
 // programs builds what is missing, and returns the directories of the control plane and kubelet, and of kube-router.
 func programs() (dirs [2]string, err error) {
-	if dirs[0], err = kubetest.Programs("kubelet", "kube-scheduler", "kube-controller-manager"); err != nil {
+	if dirs[0], err = kubetest.Programs("kubelet", "kube-scheduler", "kube-controller-manager", "kube-proxy"); err != nil {
 		return dirs, err
 	}
 	_, file, _, _ := runtime.Caller(0)
