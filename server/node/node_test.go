@@ -109,6 +109,7 @@ func TestEachFailureOfARealNodeIsTold(t *testing.T) {
 	node.Volumes(t, 3)
 	fails := func(t *testing.T, w *world, harness client.AgentCreateHarnessID, words ...string) {
 		t.Helper()
+		steps := node.Watch(t, w.namespace)
 		begun := time.Now()
 		id := w.Open(harness)
 		var got client.Session
@@ -117,7 +118,14 @@ func TestEachFailureOfARealNodeIsTold(t *testing.T) {
 			return got.Status == client.SessionStatusFailed
 		})
 		reason := got.FailureReason.MustGet()
-		t.Logf("after %v: %s", time.Since(begun).Round(time.Millisecond), reason)
+		took := time.Since(begun)
+		t.Logf("after %v: %s", took.Round(time.Millisecond), reason)
+		for _, s := range steps() {
+			t.Logf("%-20s after %v", s.Name, s.At.Sub(begun).Round(time.Millisecond))
+		}
+		if took > 10*time.Second {
+			t.Error("it took more than 10 s")
+		}
 		for _, word := range words {
 			if !strings.Contains(reason, word) {
 				t.Errorf("the reason is %q", reason)
@@ -183,7 +191,7 @@ func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 		"api=tcp:" + nodetest.APIAddr + ":443", "kubelet=tcp:" + nodetest.NodeAddr + ":10250", "gateway=tcp:" + w.gateway,
 		"database=tcp:" + w.database, "platform=tcp:" + w.ip + ":3000", "pod=tcp:" + server + ":8080",
 		"sandbox=tcp:" + node.Pod(t, w.namespace, neighbour).Status.PodIP + ":7411", "icmp=icmp:" + nodetest.Public,
-		"names=udp:" + nodetest.NamesAddr + ":53", "feed=tcp:" + w.ip + ":9465", "proxy=tcp:" + node.Service(t, "lap-escape", "lap-egress") + ":3128",
+		"names=udp:" + nodetest.NamesAddr + ":53", "feed=tcp:" + w.ip + ":9465", "proxy=tcp:" + node.Service(t, "lap-escape", "release-lap-egress") + ":3128",
 	}
 	for _, a := range []struct{ name, addr string }{
 		{"public", nodetest.Public + ":80"}, {"doh", nodetest.Public + ":443"}, {"dns", nodetest.Public + ":53"}, {"dns", nodetest.Public + ":853"},
@@ -210,6 +218,9 @@ func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 		r, err := w.API.GetSessionEgressWithResponse(t.Context(), id)
 		if err != nil || r.JSON200 == nil {
 			t.Fatalf("egress: %v", err)
+		}
+		if r.JSON200.Enforcement != "enforced" {
+			t.Fatalf("the policy is %s", r.JSON200.Enforcement)
 		}
 		verdicts := map[string]string{}
 		for _, d := range r.JSON200.Decisions {

@@ -207,7 +207,7 @@ conntrack: {maxPerCore: 0, min: 0, tcpEstablishedTimeout: 0s, tcpCloseWaitTimeou
 `
 
 // startCluster starts what makes the control plane and containerd a cluster of one node.
-func (n *Node) startCluster(bin [2]string, kubeconfig string) error {
+func (n *Node) startCluster(bin [3]string, kubeconfig string) error {
 	config, err := n.write("kubelet.yaml", fmt.Sprintf(kubeletConfig, n.dir, filepath.Base(n.dir)))
 	if err != nil {
 		return err
@@ -229,7 +229,7 @@ func (n *Node) startCluster(bin [2]string, kubeconfig string) error {
 			"--root-dir", n.path("kubelet"), "--cert-dir", n.path("kubelet-pki")},
 		append([]string{filepath.Join(bin[0], "kube-controller-manager"), "--root-ca-file", ca, "--cert-dir", n.path("controllers-pki")}, connect...),
 		append([]string{filepath.Join(bin[0], "kube-scheduler"), "--cert-dir", n.path("scheduler-pki")}, connect...),
-		{filepath.Join(bin[0], "kube-proxy"), "--config", proxy},
+		{filepath.Join(bin[2], "kube-proxy"), "--config", proxy},
 	} {
 		if err := n.daemon(c[0], c[1:]...); err != nil {
 			return err

@@ -3,7 +3,6 @@ package nodetest
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -174,6 +173,13 @@ func (n *Node) Volumes(t testing.TB, count int) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		n.eventually(t, "a volume may be claimed", func(ctx context.Context) error { // else a claim waits for the next look in 15 s
+			v, err := n.api.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+			if err == nil && v.Status.Phase != corev1.VolumeAvailable && v.Status.Phase != corev1.VolumeBound {
+				err = fmt.Errorf("it is %s", v.Status.Phase)
+			}
+			return err
+		})
 	}
 }
 
@@ -211,7 +217,7 @@ type Step struct {
 	At   time.Time
 }
 
-// Watch reports the steps of the next pod of a namespace until it is ready.
+// Watch begins to note the steps of the next pod of a namespace; what it returns ends that.
 func (n *Node) Watch(t *testing.T, namespace string) func() []Step {
 	t.Helper()
 	w, err := n.api.CoreV1().Pods(namespace).Watch(t.Context(), metav1.ListOptions{})
@@ -242,21 +248,12 @@ func (n *Node) Watch(t *testing.T, namespace string) func() []Step {
 				add("container runs", c.State.Running != nil)
 				add("sandboxd answers", c.Started != nil && *c.Started)
 			}
-			if seen["sandboxd answers"] {
-				break
-			}
 		}
 		done <- steps
 	}()
 	return func() []Step {
-		defer w.Stop()
-		select {
-		case steps := <-done:
-			return steps
-		case <-time.After(doneWithin):
-			t.Error(errors.New("no pod started"))
-			return nil
-		}
+		w.Stop()
+		return <-done
 	}
 }
 

@@ -104,16 +104,22 @@ func (m Main) prepare(dir string) error {
 	return writeImages(filepath.Join(dir, "images.tar"), images)
 }
 
-// programs builds what is missing, and returns the directories of the control plane and kubelet, and of kube-router.
-func programs() (dirs [2]string, err error) {
-	if dirs[0], err = kubetest.Programs("kubelet", "kube-scheduler", "kube-controller-manager", "kube-proxy"); err != nil {
+// programs builds what is missing, and returns the directories of the control plane and kubelet, of kube-router and of kube-proxy.
+func programs() (dirs [3]string, err error) {
+	if dirs[0], err = kubetest.Programs("kubelet", "kube-scheduler", "kube-controller-manager"); err != nil {
 		return dirs, err
 	}
 	_, file, _, _ := runtime.Caller(0)
-	dirs[1], err = kubetest.Built(filepath.Join(filepath.Dir(file), "router"), map[string]string{
-		"kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
-	})
-	return dirs, err
+	for i, program := range []struct{ pins, name, pkg string }{
+		{"router", "kube-router", "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router"},
+		{"proxy", "kube-proxy", "k8s.io/kubernetes/cmd/kube-proxy"},
+	} {
+		pins := filepath.Join(filepath.Dir(file), program.pins)
+		if dirs[1+i], err = kubetest.Built(pins, map[string]string{program.name: program.pkg}); err != nil {
+			return dirs, err
+		}
+	}
+	return dirs, nil
 }
 
 // enter runs this program as the first process of a room. It ends with this one, and with it everything that it started.
