@@ -23,6 +23,9 @@ func (c Config) WithSelf(argv ...string) Config {
 	return c
 }
 
+// AllowFamilies is what keepToIP does, with families that a test chooses.
+var AllowFamilies = allowFamilies
+
 // These are the numbers of deltas and of all records that one turn may make.
 const (
 	MaxDeltas  = maxDeltas

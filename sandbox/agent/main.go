@@ -121,6 +121,11 @@ func run(args []string, harnesses map[string]harness.Harness, log *slog.Logger) 
 	if err != nil {
 		return err
 	}
+	if c.Listen != "" { // it has the network of a pod
+		if err := keepToIP(); err != nil {
+			log.Error("sockets past the network policies could not be ruled out", "err", err)
+		}
+	}
 	c.self = append([]string{"/proc/self/exe"}, os.Args[1:len(os.Args)-len(args)]...)
 	defer killStrays(c.SandboxID, true)
 	return Run(ctx, c, harnesses, log)

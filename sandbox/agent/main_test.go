@@ -20,6 +20,8 @@ func TestMain(m *testing.M) {
 		switch os.Args[1] {
 		case "sandboxd":
 			os.Exit(agent.Main(os.Args[2:], map[string]harness.Harness{"fake": processHarness{}}))
+		case "sockets":
+			os.Exit(trySockets(os.Args[2:]))
 		case "harness":
 			if err := beHarness(); err != nil {
 				fmt.Fprintln(os.Stderr, err)

@@ -5,6 +5,7 @@ package node_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -200,6 +201,8 @@ func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 		answer(t, a.addr)
 		args = append(args, a.name+"=tcp:"+a.addr, a.name+"=udp:"+a.addr)
 	}
+	answerHere(t, "[::]:9999")
+	args = append(args, "ipv6=tcp:"+nodetest.LinkLocal(t)+":9999")
 	for _, addr := range nodetest.Private {
 		answer(t, addr+":80")
 		args = append(args, "private=tcp:"+addr+":80", "private=udp:"+addr+":80")
@@ -233,6 +236,23 @@ func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 	if free := node.Run(t, "free", opencodeImage, append([]string{"escape"}, args...)...); !strings.Contains(free, all) {
 		t.Errorf("out of a free pod it finds %q", free)
 	}
+}
+
+func answerHere(t *testing.T, addr string) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			conn, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conn.Close()
+		}
+	}()
 }
 
 // answer answers at an address outside: connections by taking them, datagrams with themselves.

@@ -138,3 +138,23 @@ func ListenPacket(t testing.TB, addr string) (p net.PacketConn) {
 	t.Cleanup(func() { p.Close() })
 	return p
 }
+
+// LinkLocal is the node's address on the pods' network that needs no IPv6 to be set up, as a pod writes it.
+func LinkLocal(t testing.TB) string {
+	t.Helper()
+	i, err := net.InterfaceByName("cni0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addrs, err := i.Addrs()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range addrs {
+		if ip, _, err := net.ParseCIDR(a.String()); err == nil && ip.To4() == nil && ip.IsLinkLocalUnicast() {
+			return "[" + ip.String() + "%eth0]"
+		}
+	}
+	t.Fatalf("the node has only %v", addrs)
+	return ""
+}
