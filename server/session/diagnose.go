@@ -277,7 +277,7 @@ func (s *Service) probe(ctx context.Context, sess store.Session) *Probe {
 	defer transport.CloseIdleConnections()
 	// The error is for an ill-formed address only.
 	api, _ := sandboxd.NewClientWithResponses("http://sandbox",
-		sandboxd.WithHTTPClient(&http.Client{Transport: shortAnswers{transport}}), sandboxd.WithRequestEditorFn(signedBy(key, box)))
+		sandboxd.WithHTTPClient(&http.Client{Transport: &caller{key: key, box: box, next: transport}}))
 	began := time.Now()
 	res, err := api.GetHealthWithResponse(ctx)
 	switch {

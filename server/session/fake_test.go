@@ -33,6 +33,7 @@ type fakeRuntime struct {
 	settings   map[string]map[string]string
 	made       int
 	age        time.Duration // of all settings
+	ahead      time.Duration // of the clocks of new sandboxes
 	note       string        // of new sandboxes
 	hold       bool          // new sandboxes stay starting
 	refuse     error         // what Create answers
@@ -64,7 +65,7 @@ func (r *fakeRuntime) Create(_ context.Context, spec sandbox.Spec) error {
 	if r.boxes[spec.ID] != nil {
 		return nil
 	}
-	b := &box{r: r, spec: spec, state: sandbox.Starting, runs: map[string]int{}, wake: make(chan struct{}), note: r.note}
+	b := &box{r: r, spec: spec, state: sandbox.Starting, runs: map[string]int{}, wake: make(chan struct{}), note: r.note, ahead: r.ahead}
 	if session.SupportsTUI(spec.Harness) {
 		b.ends = make(chan *websocket.Conn, 100)
 	}
@@ -224,6 +225,7 @@ func (s fakeSettings) List(context.Context) (map[string]time.Time, error) {
 type box struct {
 	r      *fakeRuntime
 	spec   sandbox.Spec
+	ahead  time.Duration // of its clock
 	addr   string
 	server *http.Server
 	state  sandbox.State // guarded by r.mu
@@ -290,7 +292,8 @@ func (b *box) crash(reason string) {
 
 func (b *box) verified(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
-		if err := sandbox.VerifyToken(b.spec.CallerKey, req.Header.Get(sandbox.TokenHeader), b.spec.ID, time.Now()); err != nil {
+		if err := sandbox.VerifyToken(b.spec.CallerKey, req.Header.Get(sandbox.TokenHeader), b.spec.ID, time.Now().Add(b.ahead)); err != nil {
+			w.Header().Set("Date", time.Now().Add(b.ahead).UTC().Format(http.TimeFormat))
 			w.WriteHeader(http.StatusUnauthorized)
 			return
 		}

@@ -25,8 +25,6 @@ import (
 const (
 	callTimeout  = 30 * time.Second
 	silenceMax   = 45 * time.Second // a stream without a record or heartbeat for so long is broken
-	tokenTTL     = 5 * time.Minute
-	maxAnswer    = 64 << 10 // bytes of one answer of a sandbox, streams apart
 	maxRecord    = 4 << 20
 	recordBuffer = 1024
 	groupMax     = 256 // records committed together
@@ -97,7 +95,7 @@ func (c *Controller) link(ctx context.Context, r *reconciler, s store.Session) *
 
 // speak returns a client of a sandbox.
 func (c *Controller) speak(box sandbox.ID, key ed25519.PrivateKey) (*http.Client, *sandboxd.ClientWithResponses) {
-	client := &http.Client{Transport: shortAnswers{&http.Transport{
+	client := &http.Client{Transport: &caller{key: key, box: box, next: &http.Transport{
 		DialContext:            func(ctx context.Context, _, _ string) (net.Conn, error) { return c.o.Runtime.Dial(ctx, box) },
 		MaxIdleConnsPerHost:    2,
 		IdleConnTimeout:        time.Minute,
@@ -105,26 +103,9 @@ func (c *Controller) speak(box sandbox.ID, key ed25519.PrivateKey) (*http.Client
 		MaxResponseHeaderBytes: maxAnswer,
 	}}}
 	// The error is for an ill-formed address only.
-	api, _ := sandboxd.NewClientWithResponses("http://sandbox", sandboxd.WithHTTPClient(client), sandboxd.WithRequestEditorFn(signedBy(key, box)))
+	api, _ := sandboxd.NewClientWithResponses("http://sandbox", sandboxd.WithHTTPClient(client))
 	return client, api
 }
-
-// shortAnswers bounds what a sandbox may answer to a call; what is read as a stream its reader bounds.
-type shortAnswers struct{ http.RoundTripper }
-
-func (t shortAnswers) RoundTrip(r *http.Request) (*http.Response, error) {
-	res, err := t.RoundTripper.RoundTrip(r)
-	if err == nil && r.URL.Path != eventsPath && res.StatusCode != http.StatusSwitchingProtocols {
-		most := int64(maxAnswer)
-		if r.URL.Path == checkpointPath {
-			most = maxCheckpoint
-		}
-		res.Body = http.MaxBytesReader(nil, res.Body, most)
-	}
-	return res, err
-}
-
-const eventsPath = "/v1/events"
 
 // unlink ends the link of a session, if there is one, and waits for it.
 func (c *Controller) unlink(id string) {
@@ -142,18 +123,6 @@ func (c *Controller) unlink(id string) {
 func (c *Controller) cut(id string) {
 	c.unlink(id)
 	c.o.Egress.end(id)
-}
-
-func signedBy(key ed25519.PrivateKey, box sandbox.ID) sandboxd.RequestEditorFn {
-	return func(_ context.Context, req *http.Request) error {
-		req.Header.Set(sandbox.TokenHeader, callToken(key, box))
-		return nil
-	}
-}
-
-func callToken(key ed25519.PrivateKey, box sandbox.ID) string {
-	now := time.Now()
-	return sandbox.SignToken(key, sandbox.Claims{Audience: box, IssuedAt: now, Expires: now.Add(tokenTTL)})
 }
 
 func (l *link) run(ctx context.Context) {

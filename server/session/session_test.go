@@ -168,6 +168,28 @@ func TestASessionBecomesReadyAndAnswersInOrder(t *testing.T) {
 	})
 }
 
+func TestTheClockOfASandboxMayBeWrong(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		for _, ahead := range []time.Duration{-10 * time.Minute, -time.Minute, 10 * time.Minute} {
+			r.rt.mu.Lock()
+			r.rt.ahead = ahead
+			r.rt.mu.Unlock()
+			id := r.open(session.CreateParams{})
+			r.await(id, session.Ready)
+			if got := r.wait(r.send(id, "one")); got.Status != session.TurnCompleted {
+				t.Errorf("%v ahead: %+v", ahead, got)
+			}
+			if d, err := r.service.Diagnose(t.Context(), id); err != nil || d.Probe == nil || d.Probe.Err != "" {
+				t.Errorf("%v ahead: %+v, %v", ahead, d.Probe, err)
+			}
+			if err := r.service.Delete(t.Context(), id); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "nothing is left", func() bool { boxes, _, _ := r.rt.count(); return boxes == 0 })
+		}
+	})
+}
+
 func TestANoteOfTheStartStaysWhenTheSessionIsReady(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
 		r.rt.note = "the remote has no main, its HEAD was taken"

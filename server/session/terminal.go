@@ -114,10 +114,9 @@ func (s *Service) dialTerminal(ctx context.Context, sess store.Session, size *Te
 	defer cancel()
 	ws, resp, err := websocket.Dial(dialCtx, "http://sandbox/v1/terminal?"+query.Encode(), &websocket.DialOptions{ //nolint:bodyclose // of an upgrade there is none, and that of a refusal is in memory
 		HTTPClient: &http.Client{
-			Transport:     shortAnswers{transport},
+			Transport:     &caller{key: key, box: box, next: transport},
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
-		HTTPHeader:   http.Header{sandbox.TokenHeader: {callToken(key, box)}},
 		Subprotocols: []string{TerminalProtocol},
 	})
 	switch {
