@@ -40,6 +40,9 @@ type Egress struct {
 // EgressCredential defines model for EgressCredential.
 type EgressCredential struct {
 	Credential string `json:"credential"`
+
+	// Proxy Where the proxy is now, as in Egress. Absent: where it was.
+	Proxy *string `json:"proxy,omitempty"`
 }
 
 // File defines model for File.
@@ -331,7 +334,7 @@ type ClientInterface interface {
 	// Corresponds with PUT /v1/checkpoint (the `PutCheckpoint` operationId).
 	PutCheckpointWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RenewEgressWithBody Replace the credential of the way out
+	// RenewEgressWithBody Replace the credential of the way out, and its address
 	//
 	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 	// the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -341,7 +344,7 @@ type ClientInterface interface {
 	// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
 	RenewEgressWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
 
-	// RenewEgress Replace the credential of the way out
+	// RenewEgress Replace the credential of the way out, and its address
 	//
 	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 	// the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -457,7 +460,7 @@ func (c *Client) PutCheckpointWithBody(ctx context.Context, contentType string, 
 	return c.Client.Do(req)
 }
 
-// RenewEgressWithBody Replace the credential of the way out
+// RenewEgressWithBody Replace the credential of the way out, and its address
 //
 // Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 // the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -477,7 +480,7 @@ func (c *Client) RenewEgressWithBody(ctx context.Context, contentType string, bo
 	return c.Client.Do(req)
 }
 
-// RenewEgress Replace the credential of the way out
+// RenewEgress Replace the credential of the way out, and its address
 //
 // Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 // the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -1092,7 +1095,7 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /v1/checkpoint (the `PutCheckpoint` operationId).
 	PutCheckpointWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*PutCheckpointResponse, error)
 
-	// RenewEgressWithBodyWithResponse Replace the credential of the way out
+	// RenewEgressWithBodyWithResponse Replace the credential of the way out, and its address
 	//
 	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 	// the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -1102,7 +1105,7 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with PUT /v1/egress (the `RenewEgress` operationId).
 	RenewEgressWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenewEgressResponse, error)
 
-	// RenewEgressWithResponse Replace the credential of the way out
+	// RenewEgressWithResponse Replace the credential of the way out, and its address
 	//
 	// Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 	// the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -1698,7 +1701,7 @@ func (c *ClientWithResponses) PutCheckpointWithBodyWithResponse(ctx context.Cont
 	return ParsePutCheckpointResponse(rsp)
 }
 
-// RenewEgressWithBodyWithResponse Replace the credential of the way out
+// RenewEgressWithBodyWithResponse Replace the credential of the way out, and its address
 //
 // Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 // the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -1714,7 +1717,7 @@ func (c *ClientWithResponses) RenewEgressWithBodyWithResponse(ctx context.Contex
 	return ParseRenewEgressResponse(rsp)
 }
 
-// RenewEgressWithResponse Replace the credential of the way out
+// RenewEgressWithResponse Replace the credential of the way out, and its address
 //
 // Connections that are open go on; further ones show the new credential. Sent well before the old one expires, and whenever
 // the platform has come back. 409 unless the sandbox is bound with a way out.
@@ -2252,7 +2255,7 @@ type ServerInterface interface {
 	// PutCheckpoint Give back the state of the harness
 	// (PUT /v1/checkpoint)
 	PutCheckpoint(w http.ResponseWriter, r *http.Request)
-	// RenewEgress Replace the credential of the way out
+	// RenewEgress Replace the credential of the way out, and its address
 	// (PUT /v1/egress)
 	RenewEgress(w http.ResponseWriter, r *http.Request)
 	// StreamEvents Follow the event log of this attempt
@@ -3155,7 +3158,7 @@ type StrictServerInterface interface {
 	// PutCheckpoint Give back the state of the harness
 	// (PUT /v1/checkpoint)
 	PutCheckpoint(ctx context.Context, request PutCheckpointRequestObject) (PutCheckpointResponseObject, error)
-	// RenewEgress Replace the credential of the way out
+	// RenewEgress Replace the credential of the way out, and its address
 	// (PUT /v1/egress)
 	RenewEgress(ctx context.Context, request RenewEgressRequestObject) (RenewEgressResponseObject, error)
 	// StreamEvents Follow the event log of this attempt

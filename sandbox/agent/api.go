@@ -112,7 +112,7 @@ func (a *api) BindSession(_ context.Context, r sandboxd.BindSessionRequestObject
 }
 
 func (a *api) RenewEgress(_ context.Context, r sandboxd.RenewEgressRequestObject) (sandboxd.RenewEgressResponseObject, error) {
-	err := a.s.renewEgress(r.Body.Credential)
+	err := a.s.renewEgress(*r.Body)
 	switch {
 	case errors.Is(err, errInvalid):
 		return sandboxd.RenewEgress400JSONResponse{RefusedJSONResponse: refusal(err)}, nil

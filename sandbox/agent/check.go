@@ -44,8 +44,7 @@ func (s *session) check(c sandboxd.SessionConfig) error {
 }
 
 func checkEgress(e sandboxd.Egress) error {
-	path, unix := strings.CutPrefix(e.Proxy, "unix:")
-	if _, _, err := net.SplitHostPort(e.Proxy); unix && !filepath.IsAbs(path) || !unix && err != nil {
+	if !isProxy(e.Proxy) {
 		return errors.New("egress.proxy is neither host:port nor unix: and an absolute path")
 	}
 	if !isCredential(e.Credential) {
@@ -61,6 +60,14 @@ func checkEgress(e sandboxd.Egress) error {
 		return errors.New("egress.direct has an entry that is no host")
 	}
 	return nil
+}
+
+func isProxy(s string) bool {
+	if path, unix := strings.CutPrefix(s, "unix:"); unix {
+		return filepath.IsAbs(path)
+	}
+	_, _, err := net.SplitHostPort(s)
+	return err == nil
 }
 
 // isCredential tells whether a text can stand in a field of HTTP.

@@ -33,7 +33,7 @@ const (
 // and passes it on to the platform's proxy, which does. One goroutine for each listener accepts, one for each connection carries
 // it, with one more while bytes go both ways; close ends them all.
 type relay struct {
-	proxy      string // host:port, or unix: and a path
+	proxy      atomic.Pointer[string] // host:port, or unix: and a path
 	credential atomic.Pointer[string]
 	addr       string
 	direct     []string // hosts that tools reach without it
@@ -50,7 +50,8 @@ type relay struct {
 
 // openRelay listens on loopback. Mirrors are served only where the sandbox has a loopback of its own.
 func openRelay(e sandboxd.Egress, c Config) (*relay, error) {
-	r := &relay{proxy: e.Proxy, direct: e.Direct, route: c.Route, routeSocket: c.RouteSocket, patience: relayPatient, slots: make(chan struct{}, relayConns)}
+	r := &relay{direct: e.Direct, route: c.Route, routeSocket: c.RouteSocket, patience: relayPatient, slots: make(chan struct{}, relayConns)}
+	r.proxy.Store(&e.Proxy)
 	r.credential.Store(&e.Credential)
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	l, err := r.listen("127.0.0.1:0", r.pass)
@@ -149,8 +150,13 @@ func (r *relay) close() {
 
 func (r *relay) url() string { return "http://" + r.addr }
 
-// renew makes further connections show another credential.
-func (r *relay) renew(credential string) { r.credential.Store(&credential) }
+// renew makes further connections show another credential, and go to another proxy if it is not nil.
+func (r *relay) renew(credential string, proxy *string) {
+	r.credential.Store(&credential)
+	if proxy != nil {
+		r.proxy.Store(proxy)
+	}
+}
 
 // pass serves a tool: its head goes on with the credential in it, and everything after that as it comes.
 func (r *relay) pass(c net.Conn) {
@@ -231,10 +237,11 @@ func (r *relay) dial() (net.Conn, error) {
 }
 
 func (r *relay) dialOnce(ctx context.Context) (net.Conn, error) {
-	if path, unix := strings.CutPrefix(r.proxy, "unix:"); unix {
+	proxy := *r.proxy.Load()
+	if path, unix := strings.CutPrefix(proxy, "unix:"); unix {
 		return dialPath(ctx, path)
 	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", r.proxy)
+	return (&net.Dialer{}).DialContext(ctx, "tcp", proxy)
 }
 
 func dialPath(ctx context.Context, path string) (net.Conn, error) {

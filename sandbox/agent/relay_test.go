@@ -207,6 +207,27 @@ func TestARenewedCredentialIsShownByTheNextConnection(t *testing.T) {
 	}
 }
 
+func TestTheProxyMayMove(t *testing.T) {
+	t.Parallel()
+	b, before, now := boot(t), newOutside(t, "tcp", "127.0.0.1:0"), newOutside(t, "tcp", "127.0.0.1:0")
+	b.ready(withEgress(before.addr))
+	c, r := b.tunnel()
+	for _, move := range []struct {
+		proxy string
+		want  int
+	}{{"no-port", 400}, {"unix:relative", 400}, {now.addr, 204}} {
+		res, err := b.client.RenewEgressWithResponse(t.Context(), sandboxd.EgressCredential{Credential: "credential-canary-2", Proxy: &move.proxy})
+		if err != nil || res.StatusCode() != move.want {
+			t.Errorf("%q: %v %v", move.proxy, res.Status(), err)
+		}
+	}
+	b.tunnel()
+	echoes(t, c, r) // what is open goes on
+	if got := now.seen(); len(before.seen()) != 1 || len(got) != 1 || !strings.Contains(got[0], "Bearer credential-canary-2\r\n") {
+		t.Errorf("the new proxy saw %q", got)
+	}
+}
+
 func TestACredentialIsRefusedWithoutAWayOut(t *testing.T) {
 	t.Parallel()
 	b := boot(t)

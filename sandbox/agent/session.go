@@ -178,17 +178,20 @@ func (s *session) wayOut(e *sandboxd.Egress) (*relay, error) {
 	return openRelay(*e, s.c)
 }
 
-// renewEgress takes a new credential for the way out.
-func (s *session) renewEgress(credential string) error {
-	if !isCredential(credential) {
+// renewEgress takes a new credential for the way out, and where that leads now.
+func (s *session) renewEgress(c sandboxd.EgressCredential) error {
+	if !isCredential(c.Credential) {
 		return fmt.Errorf("%w: credential cannot be sent", errInvalid)
+	}
+	if c.Proxy != nil && !isProxy(*c.Proxy) {
+		return fmt.Errorf("%w: proxy is neither host:port nor unix: and an absolute path", errInvalid)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.relay == nil {
 		return fmt.Errorf("%w: this sandbox has no way out of the platform's", errConflict)
 	}
-	s.relay.renew(credential)
+	s.relay.renew(c.Credential, c.Proxy)
 	return nil
 }
 

@@ -32,7 +32,8 @@ func (l *link) keepEgress(ctx context.Context, sess store.Session, agent store.A
 	}
 }
 
-// renewEgress opens the way out of a sandbox that was bound before, by another server perhaps, and gives it a new credential.
+// renewEgress opens the way out of a sandbox that was bound before, by another server perhaps, and gives it a new credential,
+// and the proxy's address, which may be another by now.
 func (l *link) renewEgress(ctx context.Context, sess store.Session, agent store.Agent) error {
 	o := l.r.c.o
 	if o.Egress == nil {
@@ -52,7 +53,7 @@ func (l *link) renewEgress(ctx context.Context, sess store.Session, agent store.
 	if err != nil {
 		return err
 	}
-	res, err := l.api.RenewEgressWithResponse(ctx, sandboxd.EgressCredential{Credential: out.Credential})
+	res, err := l.api.RenewEgressWithResponse(ctx, sandboxd.EgressCredential{Credential: out.Credential, Proxy: &out.Proxy})
 	if err != nil {
 		return err
 	}

@@ -240,6 +240,7 @@ type box struct {
 	failTurns int    // so many calls of StartTurn take the turn, then break the connection
 	note      string // detail of the phase ready, if it is told apart
 	renewed   []string
+	proxy     string // as it was told last
 	kept      keptState
 
 	attached []*websocket.Conn    // of its terminal
@@ -393,6 +394,9 @@ func (b *box) RenewEgress(_ context.Context, r sandboxd.RenewEgressRequestObject
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.renewed = append(b.renewed, r.Body.Credential)
+	if r.Body.Proxy != nil {
+		b.proxy = *r.Body.Proxy
+	}
 	return sandboxd.RenewEgress204Response{}, nil
 }
 
