@@ -103,6 +103,7 @@ type world struct {
 
 	namespace string // of its sandboxes
 	gateway   string // address
+	model     *demo.Gateway
 	database  string // address, of a server in a pod
 	ip        string // of its pod
 	url       string
@@ -114,7 +115,8 @@ func newWorld(t *testing.T, name string) *world {
 	w.T = t
 	l := nodetest.Listen(t, nodetest.Outside+":0")
 	w.gateway = l.Addr().String()
-	s := &http.Server{Handler: demo.New("sk-gateway-canary")}
+	w.model = demo.New("sk-gateway-canary")
+	s := &http.Server{Handler: w.model}
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() { s.Close(); <-served })

@@ -167,6 +167,34 @@ func TestEachFailureOfARealNodeIsTold(t *testing.T) {
 	})
 }
 
+func TestAConversationGoesOnInAPodWithAFreshWorkspace(t *testing.T) {
+	w := outside(t, "fresh", "SANDBOX_VOLUME_SIZE=")
+	id := w.Open(client.AgentCreateHarnessIDOpencode)
+	before := w.Await(id, client.SessionStatusReady).HarnessSessionID.MustGet()
+	w.Say(id, "RUN: echo marmalade | tee note")
+	if r, err := w.API.StopSessionWithResponse(t.Context(), id, nil); err != nil || r.JSON200 == nil {
+		t.Fatalf("stop: %v", err)
+	}
+	servertest.Eventually(t, "the pod is gone", func() bool {
+		return !slices.ContainsFunc(w.objects(), func(o string) bool { return strings.HasPrefix(o, "pod ") })
+	})
+	if r, err := w.API.RestartSessionWithResponse(t.Context(), id, nil); err != nil || r.JSON200 == nil {
+		t.Fatalf("restart: %v", err)
+	}
+	if after := w.Await(id, client.SessionStatusReady).HarnessSessionID.MustGet(); after != before {
+		t.Errorf("the harness's conversation was %s and is %s", before, after)
+	}
+	if said := w.Say(id, "RUN: cat note || echo no note"); !strings.Contains(said, "no note") {
+		t.Errorf("in a fresh workspace it says %q", said)
+	}
+	asked := w.model.Requests()
+	if last := fmt.Sprint(asked[len(asked)-1].Messages); !strings.Contains(last, "echo marmalade") {
+		t.Errorf("the model was sent %s", last)
+	}
+	w.delete(id)
+	servertest.Eventually(t, "nothing is left", func() bool { return len(w.objects()) == 0 })
+}
+
 func TestASessionIsReachedThroughTheAPIServer(t *testing.T) {
 	w := outside(t, "forward")
 	id := w.Open(client.AgentCreateHarnessIDOpencode)
@@ -232,7 +260,7 @@ func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 		return verdicts[asked[0]] == "allowed" && verdicts[asked[1]] == "denied" && verdicts[asked[4]] == "denied" && verdicts[w.gateway] == "allowed"
 	})
 	// The same program finds every way where no policy is, but into a sandbox: nothing stands in them but policies.
-	const all = "<out=api database dns doh gateway icmp kubelet metadata names packet platform pod private public raw resolver>"
+	const all = "<out=api database dns doh gateway icmp ipv6 kubelet metadata names packet platform pod private public raw resolver>"
 	if free := node.Run(t, "free", opencodeImage, append([]string{"escape"}, args...)...); !strings.Contains(free, all) {
 		t.Errorf("out of a free pod it finds %q", free)
 	}
