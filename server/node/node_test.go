@@ -255,7 +255,7 @@ func TestAProxyIsTheOnlyWayOutOfASandbox(t *testing.T) {
 		}
 		verdicts := map[string]string{}
 		for _, d := range r.JSON200.Decisions {
-			verdicts[fmt.Sprint(d.Host, ":", d.Port)] = string(d.Verdict)
+			verdicts[fmt.Sprint(d.Host, ":", d.Port)] = d.Verdict
 		}
 		return verdicts[asked[0]] == "allowed" && verdicts[asked[1]] == "denied" && verdicts[asked[4]] == "denied" && verdicts[w.gateway] == "allowed"
 	})

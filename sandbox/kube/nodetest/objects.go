@@ -19,8 +19,6 @@ import (
 	"github.com/litellm-agent-platform/lap/sandbox/kube/kubetest"
 )
 
-const doneWithin = time.Minute
-
 func (n *Node) eventually(t testing.TB, what string, is func(context.Context) error) {
 	t.Helper()
 	if err := n.await(what, is); err != nil {

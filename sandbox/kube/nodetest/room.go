@@ -1,8 +1,8 @@
 // Package nodetest is one real node of Kubernetes for tests: the control plane of kubetest with scheduler and controllers, a kubelet
-// with containerd and runc, images made on this machine, kube-proxy and names of services, and kube-router, which enforces network policies. All of it, and the test
-// itself, runs in namespaces of its own, without a link to the machine's network: nothing is set up on the machine, and the kernel
-// ends everything when the test's process ends, however it does. Only a directory and empty cgroups can be left by one that is
-// killed; the next run removes them. It needs root, and what Command installs.
+// with containerd and runc, images made on this machine, kube-proxy and names of services, and kube-router, which enforces network
+// policies. All of it, and the test itself, runs in namespaces of its own, without a link to the machine's network: nothing is set
+// up on the machine, and the kernel ends everything when the test's process ends, however it does. Only a directory and empty
+// cgroups can be left by one that is killed; the next run removes them. It needs root, and what Command installs.
 package nodetest
 
 import (
