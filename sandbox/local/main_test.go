@@ -81,8 +81,9 @@ func fakeSandboxd(args []string) int {
 	return 0
 }
 
-// fakeRoute accepts connections for as long as a process runs. When it does there is a file "routes" in its directory.
+// fakeRoute accepts connections for as long as a process runs, in the place of one before. When it does there is a file "routes" in its directory.
 func fakeRoute(socket, pid string) int {
+	_ = os.Remove(socket)
 	l, err := net.Listen("unix", socket)
 	if err == nil {
 		defer l.Close()
