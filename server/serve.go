@@ -148,6 +148,7 @@ func start(ctx context.Context, cfg config.Config, o platformOptions, log *slog.
 	}
 	p.service = session.NewService(so)
 	controller := session.NewController(so)
+	p.service.HandTo(controller)
 	handler, err := p.handler(controller, registry, gateway)
 	if err != nil {
 		_ = listener.Close()

@@ -7,10 +7,20 @@ import (
 // Change is what a commit changed.
 type Change struct {
 	SessionID string // empty: anything may have changed
-	// Progress says that a session only went on: events were added, a turn was handed over, the time of its last activity
-	// moved. Who acts on sessions and on the ends of turns need not look.
-	Progress bool
+	Extent    Extent
 }
+
+// Extent is how much of a session a commit may have changed.
+type Extent int
+
+const (
+	// Anything of it: who acts on sessions looks.
+	Anything Extent = iota
+	// OnlyTurns came, ended, or shall end, and there was Progress: who hands turns over or waits for them looks.
+	OnlyTurns
+	// OnlyProgress was made: events were added, a turn was handed over, the time of the last activity moved.
+	OnlyProgress
+)
 
 // hub calls subscribers after commits.
 type hub struct {

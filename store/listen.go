@@ -12,7 +12,7 @@ import (
 )
 
 const (
-	// channel carries "<instance>:<session id>".
+	// channel carries "<instance>:<session id><mark of its extent>".
 	channel = "lap_sessions"
 	// probeEvery is how long a silent connection is trusted, and how long the
 	// server has to answer a probe.
@@ -104,10 +104,19 @@ func (l *listener) receive(ctx context.Context, conn *pgx.Conn) error {
 			continue
 		}
 		if instance, change, ok := strings.Cut(n.Payload, ":"); ok && instance != l.instance {
-			id, progress := strings.CutSuffix(change, progressMark)
-			l.hub.publish([]Change{{id, progress}})
+			l.hub.publish([]Change{readChange(change)})
 		}
 	}
+}
+
+// readChange reads a notification without its instance.
+func readChange(text string) Change {
+	for _, e := range []Extent{OnlyTurns, OnlyProgress} {
+		if id, ok := strings.CutSuffix(text, extentMarks[e]); ok {
+			return Change{id, e}
+		}
+	}
+	return Change{SessionID: text}
 }
 
 // await returns the next notification, or nil after a silence of probeEvery. A

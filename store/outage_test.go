@@ -102,7 +102,7 @@ func TestOtherProcessesHearOfCommits(t *testing.T) {
 	wantIDs(t, &theirs, sess.ID, other.ID)
 	check(t, here.Session(t.Context(), sess.ID, appendOne("x")))
 	receive(t, heard)
-	if got, want := theirs.takeProgress(), []bool{true}; !slices.Equal(got, want) {
+	if got, want := theirs.takeExtents(), []store.Extent{store.OnlyProgress}; !slices.Equal(got, want) {
 		t.Errorf("progress %v, want %v", got, want)
 	}
 	wantIDs(t, &mine, sess.ID, other.ID, sess.ID) // not a second time through the server

@@ -98,15 +98,12 @@ func dial(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 	return conn, nil
 }
 
-// progressMark ends the notification of a change that is Progress.
-const progressMark = "+"
+// extentMarks end the notification of a change of this extent.
+var extentMarks = [...]string{Anything: "", OnlyTurns: "*", OnlyProgress: "+"}
 
 func (e *postgresEngine) announce(tx *gorm.DB, changes []Change) error {
 	for _, c := range changes {
-		text := e.instance + ":" + c.SessionID
-		if c.Progress {
-			text += progressMark
-		}
+		text := e.instance + ":" + c.SessionID + extentMarks[c.Extent]
 		if err := tx.Exec("SELECT pg_notify(?, ?)", channel, text).Error; err != nil {
 			return err
 		}

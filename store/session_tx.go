@@ -24,7 +24,7 @@ type SessionTx struct {
 	now     time.Time
 	events  []eventRow
 	turns   int  // turns written
-	news    bool // a turn came, ended or shall end
+	news    bool // a turn came and waits, ended or shall end
 	compact []Turn
 	err     error
 }
@@ -89,14 +89,22 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 		return fmt.Errorf("write session: %w", err)
 	}
 	if len(changed)+len(tx.events)+tx.turns > 0 {
-		s.unit.touch(Change{row.ID, !tx.news && !slices.ContainsFunc(changed, isNews)})
+		s.unit.touch(Change{row.ID, tx.extent(changed)})
 	}
 	return nil
 }
 
-// isNews tells whether a changed column of a session is more than its Progress.
-func isNews(column string) bool {
-	return column != "last_seq" && column != "log_n" && column != "last_seen_at"
+// progress are the columns of a session that change while it goes on.
+var progress = []string{"last_seq", "log_n", "last_seen_at", "turn_count", "title_preview", "response"}
+
+func (tx *SessionTx) extent(changed []string) Extent {
+	switch {
+	case slices.ContainsFunc(changed, func(column string) bool { return !slices.Contains(progress, column) }):
+		return Anything
+	case tx.news:
+		return OnlyTurns
+	}
+	return OnlyProgress
 }
 
 // settle numbers the events, restores what callers may not change and returns

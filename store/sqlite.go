@@ -10,10 +10,11 @@ import (
 	"path/filepath"
 	"strconv"
 
-	"github.com/glebarez/sqlite"
+	"github.com/libtnb/sqlite"
 	"github.com/pressly/goose/v3"
 	"golang.org/x/sys/unix"
 	"gorm.io/gorm"
+	driver "modernc.org/sqlite"
 )
 
 // sqliteReaders bounds the read pool; more only compete for the processor.
@@ -94,10 +95,11 @@ func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.D
 		q[k] = append(q[k], v...)
 	}
 	dsn := url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}
-	pool, err := sql.Open(sqlite.DriverName, dsn.String())
+	connector, err := driver.NewConnector(dsn.String())
 	if err != nil {
 		return nil, nil, err
 	}
+	pool := sql.OpenDB(preparing{connector})
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	db, err := gorm.Open(quietSQLite{&sqlite.Dialector{Conn: pool}}, gormConfig())

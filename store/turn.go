@@ -61,7 +61,7 @@ func (tx *SessionTx) AddTurn(t *Turn) error {
 		return fmt.Errorf("add turn: %w", translate(tx.db.Statement.Context, err))
 	}
 	tx.turns++
-	tx.news = true
+	tx.news = tx.news || row.Status == "queued"
 	*t = row
 	return nil
 }
@@ -106,13 +106,14 @@ func (tx *SessionTx) SaveTurn(t *Turn) error {
 	return nil
 }
 
-// QueuedTurns counts the session's queued turns.
-func (tx *SessionTx) QueuedTurns() (n int64, err error) {
-	err = tx.db.Model(&Turn{}).Where("session_id = ? AND status = 'queued'", tx.Session.ID).Count(&n).Error
+// CountOpenTurns counts the session's queued and handed turns.
+func (tx *SessionTx) CountOpenTurns() (queued, handed int, err error) {
+	err = tx.db.Raw(`SELECT COUNT(CASE status WHEN 'queued' THEN 1 END), COUNT(CASE status WHEN 'handed' THEN 1 END)
+		FROM turns WHERE session_id = ? AND status IN ('queued', 'handed')`, tx.Session.ID).Row().Scan(&queued, &handed)
 	if err != nil {
-		return 0, fmt.Errorf("count queued turns: %w", translate(tx.db.Statement.Context, err))
+		return 0, 0, fmt.Errorf("count open turns: %w", translate(tx.db.Statement.Context, err))
 	}
-	return n, nil
+	return queued, handed, nil
 }
 
 // OpenTurns returns the session's queued and handed turns, oldest first.

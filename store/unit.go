@@ -120,7 +120,7 @@ func (u *unit) changes() []Change {
 			out = append(out, c)
 			continue
 		}
-		out[i].Progress = out[i].Progress && c.Progress
+		out[i].Extent = min(out[i].Extent, c.Extent)
 	}
 	return out
 }

@@ -270,30 +270,30 @@ func TestTurns(t *testing.T) {
 // recorder collects what a subscriber is told.
 type recorder struct {
 	mu       sync.Mutex // guards the rest
-	ids      []string
-	progress []bool
+	ids     []string
+	extents []store.Extent
 }
 
 func (r *recorder) add(c store.Change) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.ids, r.progress = append(r.ids, c.SessionID), append(r.progress, c.Progress)
+	r.ids, r.extents = append(r.ids, c.SessionID), append(r.extents, c.Extent)
 }
 
 func (r *recorder) take() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	ids := r.ids
-	r.ids, r.progress = nil, nil
+	r.ids, r.extents = nil, nil
 	return ids
 }
 
-func (r *recorder) takeProgress() []bool {
+func (r *recorder) takeExtents() []store.Extent {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	progress := r.progress
-	r.ids, r.progress = nil, nil
-	return progress
+	extents := r.extents
+	r.ids, r.extents = nil, nil
+	return extents
 }
 
 func TestSubscribersHearOfCommitsOnly(t *testing.T) {
@@ -346,21 +346,25 @@ func TestAChangeSaysWhetherItIsMoreThanProgress(t *testing.T) {
 		defer s.Subscribe(r.add)()
 		now := time.Now()
 		for _, c := range []struct {
-			what     string
-			progress bool
-			fn       func(*store.SessionTx) error
+			what   string
+			extent store.Extent
+			fn     func(*store.SessionTx) error
 		}{
-			{"an event", true, appendOne("x")},
-			{"activity", true, func(tx *store.SessionTx) error { tx.Session.LastSeenAt, tx.Session.LogN = &now, 7; return nil }},
-			{"a status", false, func(tx *store.SessionTx) error { tx.Session.Status = "ready"; return nil }},
-			{"a turn", false, func(tx *store.SessionTx) error { return tx.AddTurn(&turn) }},
-			{"a hand-over", true, save(func() { turn.Status, turn.HandedAt = "handed", &now })},
-			{"an abort", false, save(func() { turn.Abort = true })},
-			{"an end", false, save(func() { turn.Abort, turn.EndedAt = false, &now })},
+			{"an event", store.OnlyProgress, appendOne("x")},
+			{"activity", store.OnlyProgress, func(tx *store.SessionTx) error { tx.Session.LastSeenAt, tx.Session.LogN = &now, 7; return nil }},
+			{"a status", store.Anything, func(tx *store.SessionTx) error { tx.Session.Status = "ready"; return nil }},
+			{"a turn", store.OnlyTurns, func(tx *store.SessionTx) error { return tx.AddTurn(&turn) }},
+			{"a turn that is handed over at once", store.OnlyProgress, func(tx *store.SessionTx) error {
+				tx.Session.TurnCount++
+				return tx.AddTurn(&store.Turn{Status: "handed"})
+			}},
+			{"a hand-over", store.OnlyProgress, save(func() { turn.Status, turn.HandedAt = "handed", &now })},
+			{"an abort", store.OnlyTurns, save(func() { turn.Abort = true })},
+			{"an end", store.OnlyTurns, save(func() { turn.Abort, turn.EndedAt = false, &now })},
 		} {
 			check(t, s.Session(t.Context(), sess.ID, c.fn))
-			if got := r.takeProgress(); !slices.Equal(got, []bool{c.progress}) {
-				t.Errorf("%s is progress: %v, want %v", c.what, got, c.progress)
+			if got := r.takeExtents(); !slices.Equal(got, []store.Extent{c.extent}) {
+				t.Errorf("%s has the extent %v, want %v", c.what, got, c.extent)
 			}
 		}
 		check(t, s.InTx(t.Context(), func(s *store.Store) error {
@@ -369,7 +373,7 @@ func TestAChangeSaysWhetherItIsMoreThanProgress(t *testing.T) {
 			}
 			return nil
 		}))
-		if got := r.takeProgress(); !slices.Equal(got, []bool{false}) {
+		if got := r.takeExtents(); !slices.Equal(got, []store.Extent{store.OnlyTurns}) {
 			t.Errorf("more and progress together are progress: %v", got)
 		}
 	})

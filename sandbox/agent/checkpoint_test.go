@@ -20,8 +20,8 @@ import (
 	"strings"
 	"testing"
 
-	_ "github.com/glebarez/go-sqlite" // the driver "sqlite"
 	"github.com/klauspost/compress/zstd"
+	_ "modernc.org/sqlite" // the driver "sqlite"
 
 	"github.com/litellm-agent-platform/lap/gen/sandboxd"
 )

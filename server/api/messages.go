@@ -28,16 +28,16 @@ func (h messages) SendMessage(ctx context.Context, r gen.SendMessageRequestObjec
 	if err != nil {
 		return nil, err
 	}
-	turn, err := h.sessions.Send(ctx, r.SessionID, m)
-	if err != nil {
-		return nil, orNotFound(err, sessionNotFound(r.SessionID))
-	}
-	releaseBody(ctx) // it is stored
 	if wantsAsync(r.Params.Prefer) {
+		turn, err := h.sessions.Send(ctx, r.SessionID, m)
+		if err != nil {
+			return nil, orNotFound(err, sessionNotFound(r.SessionID))
+		}
 		return accepted(turn)
 	}
-	if turn, err = h.sessions.Wait(ctx, r.SessionID, turn.ID); err != nil {
-		return nil, err
+	turn, err := h.sessions.Ask(ctx, r.SessionID, m, func() { releaseBody(ctx) })
+	if err != nil {
+		return nil, orNotFound(err, sessionNotFound(r.SessionID))
 	}
 	return ended(turn)
 }

@@ -45,7 +45,7 @@ func (l *link) keepCheckpoint(ctx context.Context, sess store.Session) error {
 		}
 		next := checkpointEvery
 		switch {
-		case l.busy.Load():
+		case l.busy():
 			next = checkpointQuiet
 		case due || SupportsTUI(sess.HarnessID):
 			begun := time.Now()

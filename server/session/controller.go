@@ -74,8 +74,10 @@ func (c *Controller) lead(ctx context.Context, lease store.Lease) error {
 		switch {
 		case change.SessionID == "":
 			signal(resync)
-		case !change.Progress:
-			c.pokeLink(change.SessionID) // a turn need not wait for the session to be looked at
+		case change.Extent == store.OnlyTurns:
+			c.pokeLink(change.SessionID) // a sandbox without a link looks for turns when it gets one
+		case change.Extent == store.Anything:
+			c.pokeLink(change.SessionID)
 			q.Add(change.SessionID)
 		}
 	})

@@ -130,7 +130,7 @@ func (h *hub) notify(c store.Change) {
 
 func (t *topic) poke(c store.Change) {
 	signal(t.wake)
-	if c.Progress {
+	if c.Extent == store.OnlyProgress {
 		return
 	}
 	for w := range t.watchers {

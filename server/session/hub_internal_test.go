@@ -16,7 +16,8 @@ func TestWatchersHearOfAllButProgress(t *testing.T) {
 		change store.Change
 		heard  bool
 	}{
-		{store.Change{SessionID: "one", Progress: true}, false}, {store.Change{SessionID: "one"}, true},
+		{store.Change{SessionID: "one", Extent: store.OnlyProgress}, false}, {store.Change{SessionID: "one", Extent: store.OnlyTurns}, true},
+		{store.Change{SessionID: "one"}, true},
 		{store.Change{SessionID: "two"}, false}, {store.Change{}, true},
 	} {
 		h.notify(c.change)

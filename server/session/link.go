@@ -40,14 +40,19 @@ type link struct {
 	http    *http.Client
 	api     *sandboxd.ClientWithResponses
 	model   string        // set before the first turn
-	wake    chan struct{} // buffered 1: a turn may be waiting
+	wake    chan struct{} // buffered 1: there is news, or a turn has ended
+	news    atomic.Bool   // a turn may be waiting, or shall end
 	settled chan struct{} // buffered 1: a turn has ended, or the harness is ready
-	busy    atomic.Bool   // a turn was sent and its end is not stored yet
+	slot    atomic.Pointer[slot]
 	cancel  context.CancelFunc
 	done    chan struct{}
 }
 
-func (l *link) poke() { signal(l.wake) }
+// poke tells that a turn may be waiting, or shall end.
+func (l *link) poke() {
+	l.news.Store(true)
+	signal(l.wake)
+}
 
 func publicKey(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
 
@@ -196,15 +201,17 @@ func (l *link) converse(ctx context.Context) (bool, error) {
 		return true, err
 	}
 	l.model = agent.Model
-	l.busy.Store(false)
 	if err := l.bind(ctx, sess, agent); err != nil {
 		return false, err
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	own := newSlot()
+	l.slot.Store(own)
+	defer l.slot.Store(nil)
 	records := make(chan sandboxd.Record, recordBuffer)
 	g.Go(func() error { defer close(records); return l.tail(ctx, sess.LogN, records) })
-	g.Go(func() error { return l.ingestAll(ctx, records) })
-	g.Go(func() error { return l.handOver(ctx) })
+	g.Go(func() error { return l.ingestAll(ctx, records, own) })
+	g.Go(func() error { return l.handOver(ctx, own) })
 	if !l.r.c.o.keepsWorkspaces() {
 		g.Go(func() error { return l.keepCheckpoint(ctx, sess) })
 	}
@@ -306,35 +313,60 @@ func (l *link) tail(ctx context.Context, n int64, out chan<- sandboxd.Record) er
 	return io.ErrUnexpectedEOF
 }
 
+// lull is how long the beginning of a turn waits for what comes next, to be committed with it: nobody waits for it.
+const lull = 2 * time.Millisecond
+
 // ingestAll commits records: at once when there is one, together what arrived meanwhile.
-func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record) error {
+func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record, own *slot) error {
 	for first := range in {
 		group := append(make([]sandboxd.Record, 0, 8), first)
-	more:
-		for len(group) < groupMax {
+		if first.Type == "turn.started" {
 			select {
 			case rec, ok := <-in:
-				if !ok {
-					break more
+				if ok {
+					group = append(group, rec)
 				}
-				group = append(group, rec)
-			default:
-				break more
+			case <-time.After(lull):
 			}
 		}
-		if err := l.observe(ctx, func(tx *store.SessionTx) error { return ingest(tx, group) }); err != nil {
+		var after store.Session
+		err := l.observe(ctx, func(tx *store.SessionTx) error {
+			group = arrived(in, group) // waiting for the transaction took its time
+			err := ingest(tx, group)
+			after = *tx.Session
+			return err
+		})
+		if err != nil {
 			return fmt.Errorf("store events: %w", err)
 		}
 		if slices.ContainsFunc(group, endsInstallation) {
 			l.r.c.o.Egress.installed(l.session, l.attempt)
 		}
-		if slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) }) {
-			l.busy.Store(false)
-			l.poke()
+		ended := slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) })
+		if ended {
+			own.taken.Store(false)
+			signal(l.wake)
+			l.r.lookWhenIdle(&after)
 		}
-		if slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) || r.Type == "ready" }) {
+		if ended || slices.ContainsFunc(group, func(r sandboxd.Record) bool { return r.Type == "ready" }) {
 			signal(l.settled)
 		}
 	}
 	return nil
+}
+
+// arrived adds to a group what came after it.
+func arrived(in <-chan sandboxd.Record, group []sandboxd.Record) []sandboxd.Record {
+	for len(group) < groupMax {
+		select {
+		case rec, ok := <-in:
+			if !ok {
+				return group
+			}
+			group = append(group, rec)
+		default:
+			return group
+		}
+	}
+	return group
 }

@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -114,7 +115,8 @@ type Service struct {
 	closing chan struct{}
 	unsub   func()
 
-	terminals terminals
+	controller atomic.Pointer[Controller] // nil: messages wait for the one that leads to look
+	terminals  terminals
 }
 
 // NewService returns a service; Close ends its streams.
@@ -132,6 +134,9 @@ func (s *Service) Close() {
 	s.unsub()
 	s.hub.wait()
 }
+
+// HandTo makes messages go straight to the sandboxes that a controller of this process speaks to.
+func (s *Service) HandTo(c *Controller) { s.controller.Store(c) }
 
 // Closing is closed when the server shuts down.
 func (s *Service) Closing() <-chan struct{} { return s.closing }
@@ -201,7 +206,7 @@ func (s *Service) insert(ctx context.Context, p CreateParams, agent store.Agent)
 		}
 		appendStatus(tx)
 		if p.InitialPrompt != nil {
-			if _, err := addTurn(tx, Message{Parts: []sandboxd.InputPart{{Type: "text", Text: p.InitialPrompt}}}, nil); err != nil {
+			if _, err := addTurn(tx, Message{Parts: []sandboxd.InputPart{{Type: "text", Text: p.InitialPrompt}}}, nil, nil); err != nil {
 				return err
 			}
 		}

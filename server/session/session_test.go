@@ -50,6 +50,7 @@ func (r *rig) lead() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
 	c := session.NewController(r.o)
+	r.service.HandTo(c)
 	go func() { defer close(done); c.Run(ctx) }()
 	r.stop = func() { cancel(); <-done }
 	r.t.Cleanup(r.stop)

@@ -20,10 +20,17 @@ type Message struct {
 	Body  []byte // the request's body, to tell a repeat from another request with the same key
 }
 
-// Send stores a turn, queued, and wakes a suspended session. With a key that the session knows it returns that turn instead.
+// Send stores a turn, and wakes a suspended session. It is queued, or handed over at once if nothing is before it and this process
+// speaks to the sandbox. With a key that the session knows it returns that turn instead.
 // Errors: store.ErrNotFound, ErrEnded, ErrTUI, ErrQueueFull, store.ErrKeyReused, ErrNoGateway, ErrCapacity.
 func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.Turn, error) {
 	var turn store.Turn
+	way, added, handed := s.direct(sessionID), false, false
+	defer func() {
+		if way != nil && !handed {
+			way.leave()
+		}
+	}()
 	err := s.o.Store.Session(ctx, sessionID, func(tx *store.SessionTx) error {
 		var digest []byte
 		if m.Key != "" {
@@ -51,20 +58,45 @@ func (s *Service) Send(ctx context.Context, sessionID string, m Message) (store.
 			return ErrNoGateway
 		}
 		var err error
-		if turn, err = addTurn(tx, m, digest); err == nil && suspended {
+		if turn, err = addTurn(tx, m, digest, way); err == nil && suspended {
 			s.o.wake(tx)
 			err = s.o.admit(tx, false)
 		}
+		added = err == nil
 		return err
 	})
+	if handed = err == nil && added && turn.Status == Handed; handed {
+		way.give(turn, m.Parts)
+	}
 	return turn, err
+}
+
+// direct takes the slot of a session's sandbox for a message, nil if that cannot be.
+func (s *Service) direct(id string) *direct {
+	if c := s.controller.Load(); c != nil {
+		return c.direct(id)
+	}
+	return nil
+}
+
+// Ask is Send and Wait. stored is called in between.
+func (s *Service) Ask(ctx context.Context, sessionID string, m Message, stored func()) (store.Turn, error) {
+	changed, cancel := s.hub.watch(sessionID)
+	defer cancel()
+	t, err := s.Send(ctx, sessionID, m)
+	if err != nil {
+		return t, err
+	}
+	stored()
+	return s.ended(ctx, t, changed)
 }
 
 // messageDigest labels what is kept of a message's body, to recognise a repeat.
 const messageDigest = "message"
 
-func addTurn(tx *store.SessionTx, m Message, digest []byte) (store.Turn, error) {
-	queued, err := tx.QueuedTurns()
+// addTurn stores a turn: handed, if way leads to the session's sandbox and nothing is before it, else queued.
+func addTurn(tx *store.SessionTx, m Message, digest []byte, way *direct) (store.Turn, error) {
+	queued, handed, err := tx.CountOpenTurns()
 	if err != nil {
 		return store.Turn{}, err
 	}
@@ -77,6 +109,9 @@ func addTurn(tx *store.SessionTx, m Message, digest []byte) (store.Turn, error) 
 	}
 	now := tx.Now()
 	t := store.Turn{ID: uuid.Must(uuid.NewV7()).String(), SessionID: tx.Session.ID, Status: Queued, Input: input, CreatedAt: now}
+	if queued+handed == 0 && way.serves(tx.Session) {
+		t.Status, t.Attempt, t.HandedAt = Handed, tx.Session.Attempt, &now
+	}
 	if m.Key != "" {
 		t.IdemKey, t.BodyDigest = &m.Key, digest
 	}
@@ -111,17 +146,22 @@ func eventParts(parts []sandboxd.InputPart) []map[string]any {
 func (s *Service) Wait(ctx context.Context, sessionID, turnID string) (store.Turn, error) {
 	changed, cancel := s.hub.watch(sessionID)
 	defer cancel()
+	t, err := s.o.Store.GetTurn(ctx, sessionID, turnID)
+	if errors.Is(err, store.ErrUnavailable) {
+		t, err = store.Turn{SessionID: sessionID, ID: turnID}, nil
+	}
+	if err != nil {
+		return t, err
+	}
+	return s.ended(ctx, t, changed)
+}
+
+// ended waits for the end of a turn that was read when changed was watched already.
+func (s *Service) ended(ctx context.Context, t store.Turn, changed <-chan struct{}) (store.Turn, error) {
 	// The tick is a net under notifications lost while the database was away.
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
-	for {
-		t, err := s.o.Store.GetTurn(ctx, sessionID, turnID)
-		if err != nil && !errors.Is(err, store.ErrUnavailable) {
-			return t, err
-		}
-		if err == nil && t.EndedAt != nil {
-			return t, nil
-		}
+	for t.EndedAt == nil {
 		select {
 		case <-ctx.Done():
 			return t, ctx.Err()
@@ -130,7 +170,14 @@ func (s *Service) Wait(ctx context.Context, sessionID, turnID string) (store.Tur
 		case <-changed:
 		case <-tick.C:
 		}
+		now, err := s.o.Store.GetTurn(ctx, t.SessionID, t.ID)
+		if err == nil {
+			t = now
+		} else if !errors.Is(err, store.ErrUnavailable) {
+			return t, err
+		}
 	}
+	return t, nil
 }
 
 // abortWait bounds how long Aborted waits for the turn to end.

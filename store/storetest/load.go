@@ -6,7 +6,7 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/glebarez/sqlite"
+	"github.com/libtnb/sqlite"
 )
 
 // sentence makes up the prompts of loaded agents: 1.5 KB, which with the rest is 2 KB a row.

@@ -6,7 +6,7 @@ import (
 	"net/url"
 	"testing"
 
-	"github.com/glebarez/sqlite"
+	"github.com/libtnb/sqlite"
 
 	"github.com/litellm-agent-platform/lap/store"
 )
