@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"gorm.io/gorm"
@@ -87,11 +89,18 @@ func object(v any) (json.RawMessage, error) {
 }
 
 func insertEvents(db *gorm.DB, events []eventRow) error {
-	if len(events) == 0 {
-		return nil
+	for batch := range slices.Chunk(events, eventBatch) {
+		if _, err := eventTable().insert(db, batch, ""); err != nil {
+			return err
+		}
 	}
-	return db.CreateInBatches(events, eventBatch).Error
+	return nil
 }
+
+var (
+	eventTable   = sync.OnceValue(func() table[eventRow] { return newTable[eventRow]("events") })
+	storedEvents = sync.OnceValue(func() table[Event] { return newTable[Event]("events") })
+)
 
 // Events returns up to limit events of a session with a seq above after, in
 // order; a limit below 1 means 1000.
@@ -109,26 +118,16 @@ func (s *Store) EventsWithin(ctx context.Context, sessionID string, after int64,
 	if limit < 1 {
 		limit = 1000
 	}
+	bounded := size > 0
 	events = []Event{}
 	err = s.query(ctx, func(db *gorm.DB) error {
-		matching := db.Where("session_id = ? AND seq > ?", sessionID, after).Order("seq").Limit(limit)
-		if size < 1 {
-			return matching.Find(&events).Error
-		}
-		rows, err := matching.Model(&Event{}).Rows()
-		if err != nil {
-			return err
-		}
-		defer rows.Close()
-		for rows.Next() && !more {
-			var e Event
-			if err := db.ScanRows(rows, &e); err != nil {
-				return err
-			}
+		t := storedEvents()
+		query := t.selection() + "WHERE session_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+		return t.each(db, query, []any{sessionID, after, limit}, func(e Event) bool {
 			events, size = append(events, e), size-len(e.Data)
-			more = size <= 0
-		}
-		return rows.Err()
+			more = bounded && size <= 0
+			return !more
+		})
 	})
 	if err != nil {
 		return nil, false, fmt.Errorf("read events: %w", err)

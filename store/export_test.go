@@ -85,12 +85,10 @@ func Disrupt(ctx context.Context, s *Store) error {
 // Waiting reports whether a writer waits for another one.
 func Waiting(t *testing.T, s *Store) bool {
 	t.Helper()
-	if s.write.Name() == "sqlite" {
-		pool, err := s.write.DB()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pool.Stats().WaitCount > 0
+	if w := s.writer; w != nil {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return len(w.waiting) > 0
 	}
 	var n int64
 	err := s.query(t.Context(), func(db *gorm.DB) error {

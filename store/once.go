@@ -128,7 +128,7 @@ func (s *Store) perform(ctx context.Context, o *once, r Request, work func(ctx c
 // claim opens the transaction of r and writes the row of its key, which keeps
 // others that have the same key waiting. errAnswered if one was faster.
 func (s *Store) claim(ctx context.Context, r Request) (*Store, error) {
-	tx, err := s.begin(ctx)
+	tx, err := s.begin(ctx, true)
 	if err != nil {
 		return nil, err
 	}

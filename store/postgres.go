@@ -111,6 +111,8 @@ func (e *postgresEngine) announce(tx *gorm.DB, changes []Change) error {
 	return nil
 }
 
+func (e *postgresEngine) locking(clause string) string { return clause }
+
 // insertAgent sends one statement, so that it needs no transaction of its own.
 func (e *postgresEngine) insertAgent(db *gorm.DB, a agentRow, v versionRow) error {
 	return db.Exec("WITH agent AS ("+insertAgent+") "+insertVersion, append(a.values(), v.values()...)...).Error

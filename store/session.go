@@ -162,7 +162,10 @@ func (s *Store) GetSession(ctx context.Context, id string) (Session, error) {
 	var sess Session
 	err := ErrNotFound
 	if validID(id) {
-		err = s.query(ctx, func(db *gorm.DB) error { return db.Where("id = ?", id).Take(&sess).Error })
+		err = s.query(ctx, func(db *gorm.DB) error {
+			sess, err = sessionTable().take(db, sessionTable().selection()+"WHERE id = ?", []any{id})
+			return err
+		})
 	}
 	if err != nil {
 		return Session{}, fmt.Errorf("get session: %w", err)

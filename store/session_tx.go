@@ -9,8 +9,6 @@ import (
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
-	"gorm.io/gorm/schema"
 )
 
 // SessionTx is a unit of work on one session, whose row it has locked.
@@ -47,20 +45,32 @@ func (s *Store) session(ctx context.Context, id string, l *Lease, fn func(tx *Se
 		return fmt.Errorf("session: %w", ErrNotFound)
 	}
 	return s.InTx(ctx, func(s *Store) error {
-		if l != nil {
-			if err := s.fence(ctx, *l); err != nil {
-				return err
-			}
-		}
-		var row Session
-		err := s.exec(ctx, func(db *gorm.DB) error {
-			return db.Clauses(clause.Locking{Strength: "UPDATE"}).Where("id = ?", id).Take(&row).Error
-		})
+		row, epoch, err := s.lockSession(ctx, id, l != nil)
 		if err != nil {
 			return fmt.Errorf("load session: %w", err)
 		}
+		if l != nil && epoch != l.Epoch {
+			return fmt.Errorf("%w: epoch %d, now %d", ErrLeaseLost, l.Epoch, epoch)
+		}
 		return s.work(ctx, &row, fn)
 	})
+}
+
+var sessionTable = sync.OnceValue(func() table[Session] { return newTable[Session]("sessions") })
+
+// lockSession reads a session's row, and who leads if that is asked for, and keeps both as they are until the commit.
+func (s *Store) lockSession(ctx context.Context, id string, fenced bool) (row Session, epoch int64, err error) {
+	err = s.exec(ctx, func(db *gorm.DB) error {
+		r := sessionTable()
+		if fenced {
+			query := "SELECT " + r.columns("sessions") + ", leadership.epoch FROM sessions, leadership WHERE sessions.id = ? AND leadership.id = 1"
+			row, err = r.take(db, query+s.engine.locking(" FOR UPDATE OF sessions FOR SHARE OF leadership"), []any{id}, &epoch)
+		} else {
+			row, err = r.take(db, r.selection()+"WHERE id = ?"+s.engine.locking(" FOR UPDATE"), []any{id})
+		}
+		return err
+	})
+	return row, epoch, err
 }
 
 // work runs fn on a locked row and writes the outcome; row then holds it.
@@ -83,7 +93,8 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 		if err := tx.write(db); err != nil || len(changed) == 0 {
 			return err
 		}
-		return db.Model(&Session{}).Where("id = ?", row.ID).Select(changed).Updates(row).Error
+		_, err := sessionTable().update(db, row, changed, "id = ?", row.ID)
+		return err
 	})
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
@@ -138,14 +149,6 @@ func truncate(times ...*time.Time) {
 	}
 }
 
-var sessionFields = sync.OnceValue(func() []*schema.Field {
-	parsed, err := schema.Parse(&Session{}, &sync.Map{}, schema.NamingStrategy{})
-	if err != nil {
-		panic(err) // the struct's tags are wrong
-	}
-	return parsed.Fields
-})
-
 // clone shares nothing with sess, so that a change behind a pointer is seen.
 func (sess *Session) clone() *Session {
 	c := *sess
@@ -164,7 +167,7 @@ func changedColumns(before, after *Session) []string {
 	var columns []string
 	ctx := context.Background()
 	a, b := reflect.ValueOf(before).Elem(), reflect.ValueOf(after).Elem()
-	for _, f := range sessionFields() {
+	for _, f := range sessionTable().fields {
 		if !reflect.DeepEqual(f.ReflectValueOf(ctx, a).Interface(), f.ReflectValueOf(ctx, b).Interface()) {
 			columns = append(columns, f.DBName)
 		}

@@ -45,16 +45,16 @@ func openSQLite(ctx context.Context, s *Store, o Options) (err error) {
 	if e.lock, err = lockDatabase(path); err != nil {
 		return err
 	}
-	if s.write, e.write, err = openSQLitePool(path, 1, s, url.Values{"_txlock": {"immediate"}}); err != nil {
+	if s.write, e.write, err = openSQLitePool(path, 1, s, preparing{whole: true}, url.Values{"_txlock": {"immediate"}}); err != nil {
 		return err
 	}
 	if err := migrate(ctx, e.write, goose.DialectSQLite3, "sqlite"); err != nil {
 		return err
 	}
-	if s.read, e.read, err = openSQLitePool(path, sqliteReaders, s, url.Values{"_pragma": {"query_only(1)"}}); err != nil {
+	if s.read, e.read, err = openSQLitePool(path, sqliteReaders, s, preparing{}, url.Values{"_pragma": {"query_only(1)"}}); err != nil {
 		return err
 	}
-	s.engine = e
+	s.engine, s.writer = e, &writer{publish: s.hub.publish}
 	return nil
 }
 
@@ -86,7 +86,7 @@ func lockDatabase(path string) (*os.File, error) {
 	return lock, nil
 }
 
-func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.DB, *sql.DB, error) {
+func openSQLitePool(path string, conns int, s *Store, p preparing, extra url.Values) (*gorm.DB, *sql.DB, error) {
 	q := url.Values{"_pragma": {
 		"busy_timeout(" + strconv.FormatInt(s.timeout.Milliseconds(), 10) + ")",
 		"journal_mode(WAL)", "synchronous(FULL)", "foreign_keys(1)",
@@ -95,11 +95,11 @@ func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.D
 		q[k] = append(q[k], v...)
 	}
 	dsn := url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: q.Encode()}
-	connector, err := driver.NewConnector(dsn.String())
-	if err != nil {
+	var err error
+	if p.Connector, err = driver.NewConnector(dsn.String()); err != nil {
 		return nil, nil, err
 	}
-	pool := sql.OpenDB(preparing{connector})
+	pool := sql.OpenDB(p)
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns)
 	db, err := gorm.Open(quietSQLite{&sqlite.Dialector{Conn: pool}}, gormConfig())
@@ -111,6 +111,8 @@ func openSQLitePool(path string, conns int, s *Store, extra url.Values) (*gorm.D
 }
 
 func (e *sqliteEngine) announce(*gorm.DB, []Change) error { return nil }
+
+func (e *sqliteEngine) locking(string) string { return "" }
 
 func (e *sqliteEngine) insertAgent(db *gorm.DB, a agentRow, v versionRow) error {
 	return db.Transaction(func(tx *gorm.DB) error {

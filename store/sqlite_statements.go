@@ -10,14 +10,19 @@ const statementsKept = 128
 
 // preparing makes every connection keep the statements it has prepared: SQLite's parser took a quarter of the time of a
 // transaction.
-type preparing struct{ driver.Connector }
+type preparing struct {
+	driver.Connector
+	// whole keeps a statement that has begun from being interrupted, for with it SQLite undoes the whole transaction, which others
+	// may have a part in.
+	whole bool
+}
 
 func (p preparing) Connect(ctx context.Context) (driver.Conn, error) {
 	c, err := p.Connector.Connect(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &preparedConn{sqliteConn: c.(sqliteConn), free: map[string]preparedStmt{}}, nil
+	return &preparedConn{sqliteConn: c.(sqliteConn), whole: p.whole, free: map[string]preparedStmt{}}, nil
 }
 
 // sqliteConn is what the driver's connections are.
@@ -41,14 +46,15 @@ type preparedStmt interface {
 // preparedConn runs statements through prepared ones. Like all connections it is used by one goroutine at a time.
 type preparedConn struct {
 	sqliteConn
-	free map[string]preparedStmt // by text; one that runs is taken out, so that a second one with its text is another
+	whole bool
+	free  map[string]preparedStmt // by text; one that runs is taken out, so that a second one with its text is another
 }
 
 // Unwrap lets the driver find its own connection.
 func (c *preparedConn) Unwrap() driver.Conn { return c.sqliteConn }
 
 func (c *preparedConn) ExecContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Result, error) {
-	s, err := c.take(ctx, query)
+	ctx, s, err := c.take(ctx, query)
 	if err != nil {
 		return nil, err
 	}
@@ -57,7 +63,7 @@ func (c *preparedConn) ExecContext(ctx context.Context, query string, args []dri
 }
 
 func (c *preparedConn) QueryContext(ctx context.Context, query string, args []driver.NamedValue) (driver.Rows, error) {
-	s, err := c.take(ctx, query)
+	ctx, s, err := c.take(ctx, query)
 	if err != nil {
 		return nil, err
 	}
@@ -78,16 +84,23 @@ func (c *preparedConn) Close() error {
 	return c.sqliteConn.Close()
 }
 
-func (c *preparedConn) take(ctx context.Context, query string) (preparedStmt, error) {
+// take returns a statement and the context it is to run in.
+func (c *preparedConn) take(ctx context.Context, query string) (context.Context, preparedStmt, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, nil, err
+	}
+	if c.whole {
+		ctx = context.WithoutCancel(ctx)
+	}
 	if s, ok := c.free[query]; ok {
 		delete(c.free, query)
-		return s, nil
+		return ctx, s, nil
 	}
 	s, err := c.PrepareContext(ctx, query)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return s.(preparedStmt), nil
+	return ctx, s.(preparedStmt), nil
 }
 
 // put keeps a statement that has run, in the place of any other when there are many.

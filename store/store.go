@@ -43,6 +43,7 @@ type Store struct {
 // shared is what all handles of one open database have in common.
 type shared struct {
 	engine  engine
+	writer  *writer // of SQLite; nil on Postgres
 	keyring *Keyring
 	log     *slog.Logger
 	timeout time.Duration
@@ -55,6 +56,8 @@ type shared struct {
 type engine interface {
 	// announce tells other processes, in the open transaction, what it changed.
 	announce(tx *gorm.DB, changes []Change) error
+	// locking is a clause that locks rows, empty where transactions exclude each other.
+	locking(clause string) string
 	// insertAgent inserts an agent with its version: both or neither.
 	insertAgent(db *gorm.DB, a agentRow, v versionRow) error
 	// lead returns a held lease, or blocks until it can.

@@ -4,10 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"time"
 
 	"gorm.io/gorm"
-	"gorm.io/gorm/clause"
 )
 
 // Turn is one message and what the harness made of it.
@@ -68,15 +68,21 @@ func (tx *SessionTx) AddTurn(t *Turn) error {
 
 func (tx *SessionTx) insertTurn(row *Turn) error {
 	last := tx.db.Raw("SELECT COALESCE(MAX(position), 0) + 1 FROM turns WHERE session_id = ?", row.SessionID)
-	if err := last.Scan(&row.Position).Error; err != nil {
+	if err := last.Row().Scan(&row.Position); err != nil {
 		return err
 	}
-	res := tx.db.Clauses(clause.OnConflict{DoNothing: true}).Create(row)
-	if res.Error == nil && res.RowsAffected == 0 {
+	inserted, err := turnTable().insert(tx.db, []Turn{*row}, " ON CONFLICT DO NOTHING")
+	if err == nil && inserted == 0 {
 		return ErrConflict
 	}
-	return res.Error
+	return err
 }
+
+// turnTable are turns, and turnHeads those without their input, which may be large.
+var (
+	turnTable = sync.OnceValue(func() table[Turn] { return newTable[Turn]("turns") })
+	turnHeads = sync.OnceValue(func() table[Turn] { return turnTable().without("input") })
+)
 
 // Turn returns one turn of the session.
 func (tx *SessionTx) Turn(id string) (Turn, error) {
@@ -85,17 +91,16 @@ func (tx *SessionTx) Turn(id string) (Turn, error) {
 
 // TurnByKey returns the turn of the session that was added with this key.
 func (tx *SessionTx) TurnByKey(key string) (Turn, error) {
-	return takeTurn(tx.db.Where("session_id = ? AND idem_key = ?", tx.Session.ID, clean(key)))
+	return takeTurn(tx.db, "session_id = ? AND idem_key = ?", tx.Session.ID, clean(key))
 }
 
 // SaveTurn writes the state of a turn: Status, Attempt, Abort, Result, the error, the
 // model and the times. The rest of a turn never changes.
 func (tx *SessionTx) SaveTurn(t *Turn) error {
 	t.storable()
-	res := tx.db.Model(&Turn{}).Where("session_id = ? AND id = ?", tx.Session.ID, t.ID).
-		Select("status", "attempt", "abort", "result", "error_name", "error_message", "model", "handed_at", "ended_at").Updates(t)
-	err := res.Error
-	if err == nil && res.RowsAffected == 0 {
+	columns := []string{"status", "attempt", "abort", "result", "error_name", "error_message", "model", "handed_at", "ended_at"}
+	updated, err := turnTable().update(tx.db, t, columns, "session_id = ? AND id = ?", tx.Session.ID, t.ID)
+	if err == nil && updated == 0 {
 		err = ErrNotFound
 	}
 	if err != nil {
@@ -118,8 +123,8 @@ func (tx *SessionTx) CountOpenTurns() (queued, handed int, err error) {
 
 // OpenTurns returns the session's queued and handed turns, oldest first.
 func (tx *SessionTx) OpenTurns() ([]Turn, error) {
-	turns := []Turn{}
-	err := tx.db.Omit("input").Where("session_id = ? AND status IN ('queued', 'handed')", tx.Session.ID).Order("position").Find(&turns).Error
+	turns, err := turnHeads().list(tx.db, turnHeads().selection()+"WHERE session_id = ? AND status IN ('queued', 'handed') ORDER BY position",
+		[]any{tx.Session.ID})
 	if err != nil {
 		return nil, fmt.Errorf("list open turns: %w", translate(tx.db.Statement.Context, err))
 	}
@@ -176,11 +181,12 @@ func getTurn(db *gorm.DB, sessionID, id string) (Turn, error) {
 	if !validID(id) {
 		return Turn{}, fmt.Errorf("get turn: %w", ErrNotFound)
 	}
-	return takeTurn(db.Where("session_id = ? AND id = ?", sessionID, id))
+	return takeTurn(db, "session_id = ? AND id = ?", sessionID, id)
 }
 
-func takeTurn(db *gorm.DB) (t Turn, err error) {
-	if err := db.Omit("input").Take(&t).Error; err != nil {
+func takeTurn(db *gorm.DB, where string, args ...any) (Turn, error) {
+	t, err := turnHeads().take(db, turnHeads().selection()+"WHERE "+where, args)
+	if err != nil {
 		return Turn{}, fmt.Errorf("get turn: %w", translate(db.Statement.Context, err))
 	}
 	return t, nil

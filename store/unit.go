@@ -10,6 +10,7 @@ import (
 
 // unit is one open transaction.
 type unit struct {
+	batch      *batch   // the transaction it shares on SQLite; nil on Postgres
 	touched    []Change // in order, with repeats
 	savepoints int
 	ended      bool
@@ -36,7 +37,7 @@ func (s *Store) InTx(ctx context.Context, fn func(s *Store) error) error {
 	}
 	bound, cancel := s.bounded(ctx)
 	defer cancel()
-	tx, err := s.begin(bound)
+	tx, err := s.begin(bound, false)
 	if err != nil {
 		return err
 	}
@@ -47,8 +48,15 @@ func (s *Store) InTx(ctx context.Context, fn func(s *Store) error) error {
 	return tx.commit(bound)
 }
 
-// begin opens a transaction, which ctx ends at the latest.
-func (s *Store) begin(ctx context.Context) (*Store, error) {
+// begin opens a transaction, which ctx ends at the latest. What may take long is to be alone in it.
+func (s *Store) begin(ctx context.Context, alone bool) (*Store, error) {
+	if s.writer != nil {
+		b, err := s.writer.join(ctx, s.write, alone)
+		if err != nil {
+			return nil, fmt.Errorf("begin: %w", translate(ctx, err))
+		}
+		return &Store{shared: s.shared, write: b.tx, read: b.tx, unit: &unit{batch: b}}, nil
+	}
 	tx := s.write.WithContext(ctx).Begin()
 	if tx.Error != nil {
 		return nil, fmt.Errorf("begin: %w", translate(ctx, tx.Error))
@@ -58,10 +66,15 @@ func (s *Store) begin(ctx context.Context) (*Store, error) {
 
 // rollback undoes what was not committed.
 func (s *Store) rollback() {
-	if !s.unit.ended {
-		s.unit.ended = true
+	switch u := s.unit; {
+	case u.ended:
+		return
+	case u.batch != nil:
+		_ = s.writer.leave(u.batch, false, nil)
+	default:
 		s.write.Rollback()
 	}
+	s.unit.ended = true
 }
 
 // commit ends the transaction and tells who listens.
@@ -69,7 +82,14 @@ func (s *Store) commit(ctx context.Context) error {
 	if s.unit.broken {
 		return errBroken
 	}
-	touched := s.unit.changes()
+	if b := s.unit.batch; b != nil {
+		s.unit.ended = true
+		if err := s.writer.leave(b, true, s.unit.touched); err != nil {
+			return fmt.Errorf("commit: %w", translate(ctx, err))
+		}
+		return nil
+	}
+	touched := merged(s.unit.touched)
 	if err := s.engine.announce(s.write, touched); err != nil {
 		return fmt.Errorf("announce: %w", translate(ctx, err))
 	}
@@ -111,10 +131,10 @@ func (s *Store) nested(ctx context.Context, fn func(s *Store) error) error {
 // touch notes that the open transaction changed something of a session.
 func (u *unit) touch(c Change) { u.touched = append(u.touched, c) }
 
-// changes lists the touched sessions once each, in the order of first touch.
-func (u *unit) changes() []Change {
+// merged lists the touched sessions once each, in the order of first touch.
+func merged(touched []Change) []Change {
 	var out []Change
-	for _, c := range u.touched {
+	for _, c := range touched {
 		i := slices.IndexFunc(out, func(o Change) bool { return o.SessionID == c.SessionID })
 		if i < 0 {
 			out = append(out, c)

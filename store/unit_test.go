@@ -269,7 +269,7 @@ func TestTurns(t *testing.T) {
 
 // recorder collects what a subscriber is told.
 type recorder struct {
-	mu       sync.Mutex // guards the rest
+	mu      sync.Mutex // guards the rest
 	ids     []string
 	extents []store.Extent
 }

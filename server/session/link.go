@@ -332,9 +332,14 @@ func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record, own *sl
 		var after store.Session
 		err := l.observe(ctx, func(tx *store.SessionTx) error {
 			group = arrived(in, group) // waiting for the transaction took its time
-			err := ingest(tx, group)
-			after = *tx.Session
-			return err
+			if err := ingest(tx, group); err != nil {
+				return err
+			}
+			if after = *tx.Session; endsOneOf(group) {
+				// Before the commit is told: who hears of the end may have the next turn at hand. It waits for this transaction.
+				own.taken.Store(false)
+			}
+			return nil
 		})
 		if err != nil {
 			return fmt.Errorf("store events: %w", err)
@@ -342,9 +347,8 @@ func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record, own *sl
 		if slices.ContainsFunc(group, endsInstallation) {
 			l.r.c.o.Egress.installed(l.session, l.attempt)
 		}
-		ended := slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) })
+		ended := endsOneOf(group)
 		if ended {
-			own.taken.Store(false)
 			signal(l.wake)
 			l.r.lookWhenIdle(&after)
 		}
@@ -353,6 +357,10 @@ func (l *link) ingestAll(ctx context.Context, in <-chan sandboxd.Record, own *sl
 		}
 	}
 	return nil
+}
+
+func endsOneOf(group []sandboxd.Record) bool {
+	return slices.ContainsFunc(group, func(r sandboxd.Record) bool { return endsTurn(r.Type) })
 }
 
 // arrived adds to a group what came after it.

@@ -1,0 +1,155 @@
+package store
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+
+	"gorm.io/gorm"
+	"gorm.io/gorm/schema"
+)
+
+// table reads and writes rows as the gorm tags of T say. It is for what every message needs: gorm builds its statements
+// anew each time, which took longer than they did.
+type table[T any] struct {
+	name   string
+	fields []*schema.Field
+}
+
+func newTable[T any](name string) table[T] {
+	parsed, err := schema.Parse(new(T), &sync.Map{}, schema.NamingStrategy{})
+	if err != nil {
+		panic(err) // the struct's tags are wrong
+	}
+	return table[T]{name, parsed.Fields}
+}
+
+// without is the same table without some columns, which are zero in what is read.
+func (t table[T]) without(columns ...string) table[T] {
+	return table[T]{t.name, slices.DeleteFunc(slices.Clone(t.fields), func(f *schema.Field) bool { return slices.Contains(columns, f.DBName) })}
+}
+
+// columns lists the columns, each with the table's name or alias before it.
+func (t table[T]) columns(of string) string {
+	names := make([]string, len(t.fields))
+	for i, f := range t.fields {
+		names[i] = of + "." + f.DBName
+	}
+	return strings.Join(names, ", ")
+}
+
+// selection begins a query of all columns.
+func (t table[T]) selection() string { return "SELECT " + t.columns(t.name) + " FROM " + t.name + " " }
+
+// each reads the rows of a query until fn says no. Its columns are those of t followed by as many as also takes.
+func (t table[T]) each(db *gorm.DB, query string, args []any, fn func(T) bool, also ...any) error {
+	found, err := db.Raw(query, args...).Rows()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = found.Close() }()
+	for found.Next() {
+		var row T
+		if err := found.Scan(append(t.targets(&row), also...)...); err != nil {
+			return err
+		}
+		if !fn(row) {
+			return nil
+		}
+	}
+	return found.Err()
+}
+
+// list returns the rows of a query.
+func (t table[T]) list(db *gorm.DB, query string, args []any) ([]T, error) {
+	all := []T{}
+	err := t.each(db, query, args, func(row T) bool { all = append(all, row); return true })
+	return all, err
+}
+
+// take returns the row of a query; ErrNotFound if there is none.
+func (t table[T]) take(db *gorm.DB, query string, args []any, also ...any) (row T, err error) {
+	found := false
+	err = t.each(db, query, args, func(one T) bool { row, found = one, true; return false }, also...)
+	if err == nil && !found {
+		err = ErrNotFound
+	}
+	return row, err
+}
+
+// insert adds rows with one statement; conflict is what follows it.
+func (t table[T]) insert(db *gorm.DB, all []T, conflict string) (inserted int64, err error) {
+	names, args := make([]string, len(t.fields)), make([]any, 0, len(all)*len(t.fields))
+	for i, f := range t.fields {
+		names[i] = f.DBName
+	}
+	for i := range all {
+		for _, f := range t.fields {
+			if args, err = appendValue(args, f, reflect.ValueOf(&all[i]).Elem()); err != nil {
+				return 0, err
+			}
+		}
+	}
+	places := "(" + strings.Repeat("?, ", len(names)-1) + "?)"
+	res := db.Exec("INSERT INTO "+t.name+" ("+strings.Join(names, ", ")+") VALUES "+
+		strings.Repeat(places+", ", len(all)-1)+places+conflict, args...)
+	return res.RowsAffected, res.Error
+}
+
+// update writes some columns of a row to those that where selects.
+func (t table[T]) update(db *gorm.DB, row *T, columns []string, where string, of ...any) (updated int64, err error) {
+	var set []string
+	var args []any
+	for _, f := range t.fields {
+		if !slices.Contains(columns, f.DBName) {
+			continue
+		}
+		set = append(set, f.DBName+" = ?")
+		if args, err = appendValue(args, f, reflect.ValueOf(row).Elem()); err != nil {
+			return 0, err
+		}
+	}
+	res := db.Exec("UPDATE "+t.name+" SET "+strings.Join(set, ", ")+" WHERE "+where, append(args, of...)...)
+	return res.RowsAffected, res.Error
+}
+
+func (t table[T]) targets(row *T) []any {
+	v := reflect.ValueOf(row).Elem()
+	out := make([]any, len(t.fields))
+	for i, f := range t.fields {
+		if f.Serializer != nil {
+			out[i] = serialized{f, v}
+		} else {
+			out[i] = f.ReflectValueOf(context.Background(), v).Addr().Interface()
+		}
+	}
+	return out
+}
+
+func appendValue(args []any, f *schema.Field, row reflect.Value) ([]any, error) {
+	value := f.ReflectValueOf(context.Background(), row).Interface()
+	if f.Serializer != nil {
+		var err error
+		if value, err = f.Serializer.Value(context.Background(), f, row, value); err != nil {
+			return nil, fmt.Errorf("column %s: %w", f.DBName, err)
+		}
+	}
+	return append(args, value), nil
+}
+
+// serialized is a field of a row that has a serializer.
+type serialized struct {
+	field *schema.Field
+	row   reflect.Value
+}
+
+var _ sql.Scanner = serialized{}
+
+// Scan sets the field to what its column holds.
+func (s serialized) Scan(value any) error {
+	return s.field.Serializer.Scan(context.Background(), s.field, s.row, value)
+}
