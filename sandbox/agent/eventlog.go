@@ -30,12 +30,6 @@ const (
 	typeDelta         = "message.delta"
 )
 
-// durableTypes are on disk before any reader sees them.
-var durableTypes = map[string]bool{
-	typeReady: true, typeFailed: true, typeHarnessExited: true,
-	typeTurnStarted: true, typeTurnCompleted: true, typeTurnFailed: true, typeTurnAborted: true,
-}
-
 // indexStep is how many records lie between two remembered offsets.
 const indexStep = 64
 
@@ -119,7 +113,7 @@ func (l *eventLog) append(typ, turnID string, data any) error {
 	if err != nil {
 		return fmt.Errorf("append %s: %w", typ, err)
 	}
-	if err := l.write(append(line, '\n'), durableTypes[typ]); err != nil {
+	if err := l.write(append(line, '\n'), typ == typeTurnStarted); err != nil {
 		return fmt.Errorf("append %s to the event log: %w", typ, err)
 	}
 	l.advance(int64(len(line)) + 1)
@@ -128,6 +122,8 @@ func (l *eventLog) append(typ, turnID string, data any) error {
 	return nil
 }
 
+// write makes a record durable if a turn must not be told to the harness before it is. All others are the server's to keep: the log
+// outlives a killed sandboxd in any case, and a machine that fails ends its sandboxes for good.
 func (l *eventLog) write(line []byte, durable bool) error {
 	_, err := l.f.WriteAt(line, l.size)
 	if err == nil && durable {
