@@ -122,7 +122,7 @@ func (s *Store) EventsWithin(ctx context.Context, sessionID string, after int64,
 	events = []Event{}
 	err = s.query(ctx, func(db *gorm.DB) error {
 		t := storedEvents()
-		query := t.selection() + "WHERE session_id = ? AND seq > ? ORDER BY seq LIMIT ?"
+		query := t.selected + "WHERE session_id = ? AND seq > ? ORDER BY seq LIMIT ?"
 		return t.each(db, query, []any{sessionID, after, limit}, func(e Event) bool {
 			events, size = append(events, e), size-len(e.Data)
 			more = bounded && size <= 0

@@ -163,7 +163,7 @@ func (s *Store) GetSession(ctx context.Context, id string) (Session, error) {
 	err := ErrNotFound
 	if validID(id) {
 		err = s.query(ctx, func(db *gorm.DB) error {
-			sess, err = sessionTable().take(db, sessionTable().selection()+"WHERE id = ?", []any{id})
+			sess, err = sessionTable().take(db, sessionTable().selected+"WHERE id = ?", []any{id})
 			return err
 		})
 	}

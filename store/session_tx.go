@@ -63,10 +63,10 @@ func (s *Store) lockSession(ctx context.Context, id string, fenced bool) (row Se
 	err = s.exec(ctx, func(db *gorm.DB) error {
 		r := sessionTable()
 		if fenced {
-			query := "SELECT " + r.columns("sessions") + ", leadership.epoch FROM sessions, leadership WHERE sessions.id = ? AND leadership.id = 1"
+			query := "SELECT " + r.columns + ", leadership.epoch FROM sessions, leadership WHERE sessions.id = ? AND leadership.id = 1"
 			row, err = r.take(db, query+s.engine.locking(" FOR UPDATE OF sessions FOR SHARE OF leadership"), []any{id}, &epoch)
 		} else {
-			row, err = r.take(db, r.selection()+"WHERE id = ?"+s.engine.locking(" FOR UPDATE"), []any{id})
+			row, err = r.take(db, r.selected+"WHERE id = ?"+s.engine.locking(" FOR UPDATE"), []any{id})
 		}
 		return err
 	})

@@ -16,34 +16,32 @@ import (
 // table reads and writes rows as the gorm tags of T say. It is for what every message needs: gorm builds its statements
 // anew each time, which took longer than they did.
 type table[T any] struct {
-	name   string
-	fields []*schema.Field
+	name     string
+	fields   []*schema.Field
+	columns  string // all, each with the table's name before it
+	selected string // begins a query of all columns
+	inserted string // begins an insertion
+	places   string // of the values of a row
 }
 
-func newTable[T any](name string) table[T] {
+func newTable[T any](name string, without ...string) table[T] {
 	parsed, err := schema.Parse(new(T), &sync.Map{}, schema.NamingStrategy{})
 	if err != nil {
 		panic(err) // the struct's tags are wrong
 	}
-	return table[T]{name, parsed.Fields}
-}
-
-// without is the same table without some columns, which are zero in what is read.
-func (t table[T]) without(columns ...string) table[T] {
-	return table[T]{t.name, slices.DeleteFunc(slices.Clone(t.fields), func(f *schema.Field) bool { return slices.Contains(columns, f.DBName) })}
-}
-
-// columns lists the columns, each with the table's name or alias before it.
-func (t table[T]) columns(of string) string {
-	names := make([]string, len(t.fields))
-	for i, f := range t.fields {
-		names[i] = of + "." + f.DBName
+	t := table[T]{name: name}
+	var names []string
+	for _, f := range parsed.Fields {
+		if !slices.Contains(without, f.DBName) { // zero in what is read
+			t.fields, names = append(t.fields, f), append(names, f.DBName)
+		}
 	}
-	return strings.Join(names, ", ")
+	t.columns = name + "." + strings.Join(names, ", "+name+".")
+	t.selected = "SELECT " + t.columns + " FROM " + name + " "
+	t.inserted = "INSERT INTO " + name + " (" + strings.Join(names, ", ") + ") VALUES "
+	t.places = "(" + strings.Repeat("?, ", len(names)-1) + "?)"
+	return t
 }
-
-// selection begins a query of all columns.
-func (t table[T]) selection() string { return "SELECT " + t.columns(t.name) + " FROM " + t.name + " " }
 
 // each reads the rows of a query until fn says no. Its columns are those of t followed by as many as also takes.
 func (t table[T]) each(db *gorm.DB, query string, args []any, fn func(T) bool, also ...any) error {
@@ -83,10 +81,7 @@ func (t table[T]) take(db *gorm.DB, query string, args []any, also ...any) (row 
 
 // insert adds rows with one statement; conflict is what follows it.
 func (t table[T]) insert(db *gorm.DB, all []T, conflict string) (inserted int64, err error) {
-	names, args := make([]string, len(t.fields)), make([]any, 0, len(all)*len(t.fields))
-	for i, f := range t.fields {
-		names[i] = f.DBName
-	}
+	args := make([]any, 0, len(all)*len(t.fields))
 	for i := range all {
 		for _, f := range t.fields {
 			if args, err = appendValue(args, f, reflect.ValueOf(&all[i]).Elem()); err != nil {
@@ -94,9 +89,7 @@ func (t table[T]) insert(db *gorm.DB, all []T, conflict string) (inserted int64,
 			}
 		}
 	}
-	places := "(" + strings.Repeat("?, ", len(names)-1) + "?)"
-	res := db.Exec("INSERT INTO "+t.name+" ("+strings.Join(names, ", ")+") VALUES "+
-		strings.Repeat(places+", ", len(all)-1)+places+conflict, args...)
+	res := db.Exec(t.inserted+strings.Repeat(t.places+", ", len(all)-1)+t.places+conflict, args...)
 	return res.RowsAffected, res.Error
 }
 

@@ -81,7 +81,7 @@ func (tx *SessionTx) insertTurn(row *Turn) error {
 // turnTable are turns, and turnHeads those without their input, which may be large.
 var (
 	turnTable = sync.OnceValue(func() table[Turn] { return newTable[Turn]("turns") })
-	turnHeads = sync.OnceValue(func() table[Turn] { return turnTable().without("input") })
+	turnHeads = sync.OnceValue(func() table[Turn] { return newTable[Turn]("turns", "input") })
 )
 
 // Turn returns one turn of the session.
@@ -123,7 +123,7 @@ func (tx *SessionTx) CountOpenTurns() (queued, handed int, err error) {
 
 // OpenTurns returns the session's queued and handed turns, oldest first.
 func (tx *SessionTx) OpenTurns() ([]Turn, error) {
-	turns, err := turnHeads().list(tx.db, turnHeads().selection()+"WHERE session_id = ? AND status IN ('queued', 'handed') ORDER BY position",
+	turns, err := turnHeads().list(tx.db, turnHeads().selected+"WHERE session_id = ? AND status IN ('queued', 'handed') ORDER BY position",
 		[]any{tx.Session.ID})
 	if err != nil {
 		return nil, fmt.Errorf("list open turns: %w", translate(tx.db.Statement.Context, err))
@@ -185,7 +185,7 @@ func getTurn(db *gorm.DB, sessionID, id string) (Turn, error) {
 }
 
 func takeTurn(db *gorm.DB, where string, args ...any) (Turn, error) {
-	t, err := turnHeads().take(db, turnHeads().selection()+"WHERE "+where, args)
+	t, err := turnHeads().take(db, turnHeads().selected+"WHERE "+where, args)
 	if err != nil {
 		return Turn{}, fmt.Errorf("get turn: %w", translate(db.Statement.Context, err))
 	}
