@@ -237,6 +237,7 @@ type box struct {
 	wake      chan struct{} // closed and replaced when the log grows
 	runs      map[string]int
 	taken     int
+	streams   int // how often its log was asked for
 	failTurns int    // so many calls of StartTurn take the turn, then break the connection
 	note      string // detail of the phase ready, if it is told apart
 	renewed   []string
@@ -289,6 +290,22 @@ func (b *box) crash(reason string) {
 	b.stop(reason)
 	b.r.mu.Unlock()
 	b.r.watch <- b.spec.ID
+}
+
+// sever breaks all connections to it and returns how often its log had been asked for.
+func (b *box) sever() int {
+	b.r.mu.Lock()
+	defer b.r.mu.Unlock()
+	streams := b.followed()
+	_ = b.server.Close()
+	b.start()
+	return streams
+}
+
+func (b *box) followed() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.streams
 }
 
 func (b *box) verified(next http.Handler) http.Handler {
@@ -431,6 +448,9 @@ func (b *box) OpenTerminal(context.Context, sandboxd.OpenTerminalRequestObject) 
 }
 
 func (b *box) StreamEvents(ctx context.Context, r sandboxd.StreamEventsRequestObject) (sandboxd.StreamEventsResponseObject, error) {
+	b.mu.Lock()
+	b.streams++
+	b.mu.Unlock()
 	return boxStream{ctx, b, int(*r.Params.After)}, nil
 }
 

@@ -124,15 +124,24 @@ func (l *link) handOver(ctx context.Context, own *slot) error {
 					return err
 				}
 			}
-			// Taken before looking, so that an end that is ingested meanwhile is not overlooked.
+			if !waiting {
+				continue
+			}
+			// Most often there is none, which is seen without keeping a message from the slot: one that comes later is told of.
+			var err error
+			if waiting, err = l.r.c.o.Store.HasOpenTurns(ctx, l.session); err != nil {
+				return err
+			}
+			// Taken before looking closely, so that an end that is ingested meanwhile is not overlooked.
 			if !waiting || !own.take() {
 				continue
 			}
-			next, err := l.nextTurn(ctx)
+			next, more, err := l.nextTurn(ctx)
 			if err != nil {
 				return err
 			}
-			if waiting = next != nil; !waiting {
+			waiting = more
+			if next == nil {
 				own.taken.Store(false)
 				continue
 			}
@@ -202,15 +211,10 @@ func (l *link) abort(ctx context.Context, own *slot, sent *store.Turn) error {
 	return nil
 }
 
-// nextTurn is the handed turn, or else the first queued one, which is handed from now on. Nil if there is none, or the session
-// is not ready.
-func (l *link) nextTurn(ctx context.Context) (*given, error) {
-	// Most often there is none, which needs no lock to be seen: one that comes later is told of.
-	if has, err := l.r.c.o.Store.HasOpenTurns(ctx, l.session); err != nil || !has {
-		return nil, err
-	}
-	var next *given
-	err := l.observe(ctx, func(tx *store.SessionTx) error {
+// nextTurn is the handed turn, or else the first queued one, which is handed from now on; more says that others wait behind it. Nil
+// if there is none, or the session is not ready.
+func (l *link) nextTurn(ctx context.Context) (next *given, more bool, err error) {
+	err = l.observe(ctx, func(tx *store.SessionTx) error {
 		if !takesTurns(tx.Session) {
 			return nil
 		}
@@ -227,20 +231,20 @@ func (l *link) nextTurn(ctx context.Context) (*given, error) {
 				return err
 			}
 		}
-		next = &given{turn: t}
+		next, more = &given{turn: t}, len(open) > 1
 		return nil
 	})
 	if err != nil || next == nil {
-		return nil, err
+		return nil, false, err
 	}
 	input, err := l.r.c.o.Store.TurnInput(ctx, l.session, next.turn.ID)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := json.Unmarshal(input, &next.parts); err != nil {
-		return nil, fmt.Errorf("decode turn %s: %w", next.turn.ID, err)
+		return nil, false, fmt.Errorf("decode turn %s: %w", next.turn.ID, err)
 	}
-	return next, nil
+	return next, more, nil
 }
 
 // send hands a turn to sandboxd. It reports false if sandboxd cannot take it yet.

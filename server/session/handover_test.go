@@ -84,3 +84,120 @@ func TestATurnThatEndsByItselfWhenItsTimeIsUpIsNotBlamed(t *testing.T) {
 		}
 	})
 }
+
+func TestAMessageGoesStraightToAFreeSandbox(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		proceed := make(chan struct{}, 100)
+		r.rt.onTurn = func(b *box, turn sandboxd.Turn) {
+			<-proceed
+			b.reply(turn.ID, "ok")
+		}
+		id := r.open(session.CreateParams{})
+		r.await(id, session.Ready)
+		first := r.straight(id, func() { proceed <- struct{}{} })
+		second := r.send(id, "two")
+		if second.Status != session.Queued || second.HandedAt != nil {
+			t.Errorf("behind another one: %+v", second)
+		}
+		close(proceed)
+		if ended := r.wait(first); ended.Status != session.TurnCompleted || ended.Attempt != 1 || !ended.HandedAt.Equal(first.CreatedAt) {
+			t.Errorf("first turn %+v", ended)
+		}
+		if ended := r.wait(second); ended.Status != session.TurnCompleted || ended.HandedAt.Before(*first.HandedAt) {
+			t.Errorf("second turn %+v", ended)
+		}
+		straight := 0
+		for range 40 { // who hears of an end finds the sandbox free, unless the link looks just then
+			turn := r.send(id, "again")
+			if turn.Status == session.Handed {
+				straight++
+			}
+			if ended := r.wait(turn); ended.Status != session.TurnCompleted {
+				t.Fatalf("turn %+v", ended)
+			}
+		}
+		if straight < 20 {
+			t.Errorf("%d of 40 messages went straight to the sandbox", straight)
+		}
+	})
+}
+
+// straight sends messages until one goes straight to the sandbox; queued is called for those that do not.
+func (r *rig) straight(id string, queued func()) (turn store.Turn) {
+	r.t.Helper()
+	eventually(r.t, "a message goes straight to the sandbox", func() bool {
+		if turn = r.send(id, "hello"); turn.Status != session.Handed {
+			queued()
+			r.wait(turn)
+		}
+		return turn.Status == session.Handed
+	})
+	return turn
+}
+
+func TestAnAbortThatFollowsAMessageAtOnceReachesIt(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		r.rt.onTurn = func(*box, sandboxd.Turn) {} // goes on until it is aborted
+		id := r.open(session.CreateParams{})
+		r.await(id, session.Ready)
+		straight := 0
+		for range 50 {
+			turn := r.send(id, "hello")
+			if turn.Status == session.Handed {
+				straight++
+			}
+			eventually(t, "the turn is handed over", func() bool {
+				asked, err := r.service.Abort(t.Context(), id)
+				return err == nil && asked == turn.ID
+			})
+			if ended := r.wait(turn); ended.Status != session.TurnAborted {
+				t.Fatalf("turn %+v", ended)
+			}
+		}
+		if straight == 0 {
+			t.Error("no message went straight to the sandbox")
+		}
+	})
+}
+
+// A connection may end, and the next one find nothing to do, while a message that is to go through it waits for the session's row.
+func TestAMessageIsNotLostWithTheConnectionItWasFor(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		id := r.open(session.CreateParams{})
+		r.await(id, session.Ready)
+		r.wait(r.straight(id, func() {}))
+		locked, unlock, held := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		go func() {
+			held <- r.o.Store.Session(t.Context(), id, func(*store.SessionTx) error {
+				close(locked)
+				<-unlock
+				return nil
+			})
+		}()
+		<-locked
+		sent := make(chan store.Turn, 1)
+		go func() {
+			turn, err := r.service.Send(t.Context(), id, session.Message{Parts: []sandboxd.InputPart{{Type: "text", Text: &id}}})
+			if err != nil {
+				t.Error(err)
+			}
+			sent <- turn
+		}()
+		time.Sleep(100 * time.Millisecond) // it has taken its way and waits
+		before := r.rt.only().sever()
+		eventually(t, "the sandbox is spoken to again", func() bool { return r.rt.only().followed() > before })
+		time.Sleep(200 * time.Millisecond) // and it was looked for turns
+		close(unlock)
+		if err := <-held; err != nil {
+			t.Fatal(err)
+		}
+		turn := <-sent
+		if turn.Status != session.Handed {
+			t.Fatalf("turn %+v", turn)
+		}
+		begun := time.Now()
+		if ended := r.wait(turn); ended.Status != session.TurnCompleted || time.Since(begun) > 5*time.Second {
+			t.Errorf("after %v: turn %+v", time.Since(begun), ended)
+		}
+	})
+}
