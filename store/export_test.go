@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"gorm.io/gorm"
 	"gorm.io/gorm/schema"
@@ -85,10 +86,8 @@ func Disrupt(ctx context.Context, s *Store) error {
 // Waiting reports whether a writer waits for another one.
 func Waiting(t *testing.T, s *Store) bool {
 	t.Helper()
-	if w := s.writer; w != nil {
-		w.mu.Lock()
-		defer w.mu.Unlock()
-		return len(w.waiting) > 0
+	if s.writer != nil {
+		return UnitsWaiting(s) > 0
 	}
 	var n int64
 	err := s.query(t.Context(), func(db *gorm.DB) error {
@@ -99,6 +98,16 @@ func Waiting(t *testing.T, s *Store) bool {
 	}
 	return n > 0
 }
+
+// UnitsWaiting counts the units of work that wait for SQLite's one writing transaction.
+func UnitsWaiting(s *Store) int {
+	s.writer.mu.Lock()
+	defer s.writer.mu.Unlock()
+	return len(s.writer.waiting)
+}
+
+// Patient lets units of work join a transaction of any age; no unit may run.
+func Patient(s *Store) { s.writer.within = time.Hour }
 
 // Columns returns, for each table, the columns of its model and those it has in
 // the database.

@@ -102,10 +102,12 @@ func TestOtherProcessesHearOfCommits(t *testing.T) {
 	wantIDs(t, &theirs, sess.ID, other.ID)
 	check(t, here.Session(t.Context(), sess.ID, appendOne("x")))
 	receive(t, heard)
-	if got, want := theirs.takeExtents(), []store.Extent{store.OnlyProgress}; !slices.Equal(got, want) {
-		t.Errorf("progress %v, want %v", got, want)
+	check(t, here.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error { return tx.AddTurn(&store.Turn{}) }))
+	receive(t, heard)
+	wantIDs(t, &mine, sess.ID, other.ID, sess.ID, sess.ID) // not a second time through the server
+	if got, want := theirs.takeExtents(), []store.Extent{store.OnlyProgress, store.OnlyTurns}; !slices.Equal(got, want) {
+		t.Errorf("extents %v, want %v", got, want)
 	}
-	wantIDs(t, &mine, sess.ID, other.ID, sess.ID) // not a second time through the server
 }
 
 func TestReplicasMayStartAtOnceOnAnEmptyDatabase(t *testing.T) {

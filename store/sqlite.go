@@ -54,7 +54,7 @@ func openSQLite(ctx context.Context, s *Store, o Options) (err error) {
 	if s.read, e.read, err = openSQLitePool(path, sqliteReaders, s, preparing{}, url.Values{"_pragma": {"query_only(1)"}}); err != nil {
 		return err
 	}
-	s.engine, s.writer = e, &writer{publish: s.hub.publish}
+	s.engine, s.writer = e, &writer{publish: s.hub.publish, within: batchTime}
 	return nil
 }
 

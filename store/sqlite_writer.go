@@ -22,6 +22,7 @@ const (
 // that it has succeeded, nor is anybody told of it, before that.
 type writer struct {
 	publish func([]Change)
+	within  time.Duration // a unit may join a transaction that is no older
 
 	mu      sync.Mutex // guards the rest
 	busy    bool       // somebody has the turn
@@ -130,7 +131,7 @@ func (b *batch) close(keep bool) error {
 // pass gives the turn to the next unit, with the transaction if that may go on. Else it ends.
 func (w *writer) pass(b *batch) {
 	w.mu.Lock()
-	if b != nil && !b.broken && len(w.waiting) > 0 && !w.waiting[0].alone && b.units < batchUnits && time.Since(b.begun) < batchTime {
+	if b != nil && !b.broken && len(w.waiting) > 0 && !w.waiting[0].alone && b.units < batchUnits && time.Since(b.begun) < w.within {
 		w.next(b)
 		w.mu.Unlock()
 		return
