@@ -16,8 +16,10 @@ type Extent int
 const (
 	// Anything of it: who acts on sessions looks.
 	Anything Extent = iota
-	// OnlyTurns came, ended, or shall end, and there was Progress: who hands turns over or waits for them looks.
+	// OnlyTurns came and wait, or shall end, and what follows: who hands turns over looks.
 	OnlyTurns
+	// OnlyEnds of turns, and what follows: who waits for turns looks.
+	OnlyEnds
 	// OnlyProgress was made: events were added, a turn was handed over, the time of the last activity moved.
 	OnlyProgress
 )

@@ -111,7 +111,7 @@ func (l *listener) receive(ctx context.Context, conn *pgx.Conn) error {
 
 // readChange reads a notification without its instance.
 func readChange(text string) Change {
-	for _, e := range []Extent{OnlyTurns, OnlyProgress} {
+	for _, e := range []Extent{OnlyTurns, OnlyEnds, OnlyProgress} {
 		if id, ok := strings.CutSuffix(text, extentMarks[e]); ok {
 			return Change{id, e}
 		}

@@ -104,8 +104,16 @@ func TestOtherProcessesHearOfCommits(t *testing.T) {
 	receive(t, heard)
 	check(t, here.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error { return tx.AddTurn(&store.Turn{}) }))
 	receive(t, heard)
-	wantIDs(t, &mine, sess.ID, other.ID, sess.ID, sess.ID) // not a second time through the server
-	if got, want := theirs.takeExtents(), []store.Extent{store.OnlyProgress, store.OnlyTurns}; !slices.Equal(got, want) {
+	check(t, here.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error {
+		open, err := tx.OpenTurns()
+		check(t, err)
+		now := tx.Now()
+		open[0].Status, open[0].EndedAt = "completed", &now
+		return tx.SaveTurn(&open[0])
+	}))
+	receive(t, heard)
+	wantIDs(t, &mine, sess.ID, other.ID, sess.ID, sess.ID, sess.ID) // not a second time through the server
+	if got, want := theirs.takeExtents(), []store.Extent{store.OnlyProgress, store.OnlyTurns, store.OnlyEnds}; !slices.Equal(got, want) {
 		t.Errorf("extents %v, want %v", got, want)
 	}
 }

@@ -99,7 +99,7 @@ func dial(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 }
 
 // extentMarks end the notification of a change of this extent.
-var extentMarks = [...]string{Anything: "", OnlyTurns: "*", OnlyProgress: "+"}
+var extentMarks = [...]string{Anything: "", OnlyTurns: "*", OnlyEnds: "-", OnlyProgress: "+"}
 
 func (e *postgresEngine) announce(tx *gorm.DB, changes []Change) error {
 	for _, c := range changes {

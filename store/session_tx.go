@@ -22,7 +22,8 @@ type SessionTx struct {
 	now     time.Time
 	events  []eventRow
 	turns   int  // turns written
-	news    bool // a turn came and waits, ended or shall end
+	news    bool // a turn came and waits, or shall end
+	ends    bool // a turn ended
 	compact []Turn
 	err     error
 }
@@ -114,6 +115,8 @@ func (tx *SessionTx) extent(changed []string) Extent {
 		return Anything
 	case tx.news:
 		return OnlyTurns
+	case tx.ends:
+		return OnlyEnds
 	}
 	return OnlyProgress
 }

@@ -107,7 +107,8 @@ func (tx *SessionTx) SaveTurn(t *Turn) error {
 		return fmt.Errorf("save turn: %w", translate(tx.db.Statement.Context, err))
 	}
 	tx.turns++
-	tx.news = tx.news || t.EndedAt != nil || t.Abort
+	tx.news = tx.news || t.Abort && t.EndedAt == nil
+	tx.ends = tx.ends || t.EndedAt != nil
 	return nil
 }
 

@@ -360,7 +360,7 @@ func TestAChangeSaysWhetherItIsMoreThanProgress(t *testing.T) {
 			}},
 			{"a hand-over", store.OnlyProgress, save(func() { turn.Status, turn.HandedAt = "handed", &now })},
 			{"an abort", store.OnlyTurns, save(func() { turn.Abort = true })},
-			{"an end", store.OnlyTurns, save(func() { turn.Abort, turn.EndedAt = false, &now })},
+			{"an end", store.OnlyEnds, save(func() { turn.Abort, turn.EndedAt = false, &now })},
 		} {
 			check(t, s.Session(t.Context(), sess.ID, c.fn))
 			if got := r.takeExtents(); !slices.Equal(got, []store.Extent{c.extent}) {
@@ -373,7 +373,7 @@ func TestAChangeSaysWhetherItIsMoreThanProgress(t *testing.T) {
 			}
 			return nil
 		}))
-		if got := r.takeExtents(); !slices.Equal(got, []store.Extent{store.OnlyTurns}) {
+		if got := r.takeExtents(); !slices.Equal(got, []store.Extent{store.OnlyEnds}) {
 			t.Errorf("more and progress together are progress: %v", got)
 		}
 	})

@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/litellm-agent-platform/lap/sandbox/local"
 	"github.com/litellm-agent-platform/lap/server/servertest"
@@ -66,6 +68,31 @@ func standIn(in io.Reader, out io.Writer) error {
 			return err
 		}
 	}
+}
+
+// firstOfStandIn speaks to the stand-in directly and returns how long the first piece of each answer took.
+func firstOfStandIn(t testing.TB, n int) (took []time.Duration) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0], standInVerb)
+	cmd.Env = []string{"GOMAXPROCS=1"}
+	in, err1 := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err1, err2, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(out)
+	for range n {
+		begun := time.Now()
+		if _, err := io.WriteString(in, `{"type":"user","uuid":"u"}`+"\n"); err != nil {
+			t.Fatal(err)
+		}
+		took = append(took, until(t, lines, begun, `"text_delta"`))
+		until(t, lines, begun, `"state":"completed"`)
+	}
+	if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+		t.Fatal(err)
+	}
+	return took
 }
 
 // standInDir is a directory of harnesses in which the stand-in has claude's place.

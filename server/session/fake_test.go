@@ -237,7 +237,7 @@ type box struct {
 	wake      chan struct{} // closed and replaced when the log grows
 	runs      map[string]int
 	taken     int
-	streams   int // how often its log was asked for
+	streams   int    // how often its log was asked for
 	failTurns int    // so many calls of StartTurn take the turn, then break the connection
 	note      string // detail of the phase ready, if it is told apart
 	renewed   []string

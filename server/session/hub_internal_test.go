@@ -17,6 +17,7 @@ func TestWatchersHearOfAllButProgress(t *testing.T) {
 		heard  bool
 	}{
 		{store.Change{SessionID: "one", Extent: store.OnlyProgress}, false}, {store.Change{SessionID: "one", Extent: store.OnlyTurns}, true},
+		{store.Change{SessionID: "one", Extent: store.OnlyEnds}, true},
 		{store.Change{SessionID: "one"}, true},
 		{store.Change{SessionID: "two"}, false}, {store.Change{}, true},
 	} {
