@@ -17,15 +17,16 @@ type SessionTx struct {
 	// written. ID, AgentID, AgentVersion, Skills, CreatedAt and LastSeq are not.
 	Session *Session
 
-	db      *gorm.DB
-	lastSeq int64 // before this unit of work
-	now     time.Time
-	events  []eventRow
-	turns   int  // turns written
-	news    bool // a turn came and waits, or shall end
-	ends    bool // a turn ended
-	compact []Turn
-	err     error
+	db       *gorm.DB
+	lastSeq  int64 // before this unit of work
+	now      time.Time
+	events   []eventRow
+	position int64 // of the session's last turn, if it is known
+	turns    int   // turns written
+	news     bool  // a turn came and waits, or shall end
+	ends     bool  // a turn ended
+	compact  []Turn
+	err      error
 }
 
 // Session runs fn with the row locked, then writes what changed in it together

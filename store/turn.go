@@ -67,14 +67,18 @@ func (tx *SessionTx) AddTurn(t *Turn) error {
 }
 
 func (tx *SessionTx) insertTurn(row *Turn) error {
-	last := tx.db.Raw("SELECT COALESCE(MAX(position), 0) + 1 FROM turns WHERE session_id = ?", row.SessionID)
-	if err := last.Row().Scan(&row.Position); err != nil {
-		return err
+	if tx.position == 0 {
+		last := tx.db.Raw("SELECT COALESCE(MAX(position), 0) FROM turns WHERE session_id = ?", row.SessionID)
+		if err := last.Row().Scan(&tx.position); err != nil {
+			return err
+		}
 	}
+	row.Position = tx.position + 1
 	inserted, err := turnTable().insert(tx.db, []Turn{*row}, " ON CONFLICT DO NOTHING")
 	if err == nil && inserted == 0 {
 		return ErrConflict
 	}
+	tx.position = row.Position
 	return err
 }
 
@@ -114,8 +118,9 @@ func (tx *SessionTx) SaveTurn(t *Turn) error {
 
 // CountOpenTurns counts the session's queued and handed turns.
 func (tx *SessionTx) CountOpenTurns() (queued, handed int, err error) {
-	err = tx.db.Raw(`SELECT COUNT(CASE status WHEN 'queued' THEN 1 END), COUNT(CASE status WHEN 'handed' THEN 1 END)
-		FROM turns WHERE session_id = ? AND status IN ('queued', 'handed')`, tx.Session.ID).Row().Scan(&queued, &handed)
+	err = tx.db.Raw(`SELECT COUNT(CASE status WHEN 'queued' THEN 1 END), COUNT(CASE status WHEN 'handed' THEN 1 END),
+		(SELECT COALESCE(MAX(position), 0) FROM turns WHERE session_id = ?)
+		FROM turns WHERE session_id = ? AND status IN ('queued', 'handed')`, tx.Session.ID, tx.Session.ID).Row().Scan(&queued, &handed, &tx.position)
 	if err != nil {
 		return 0, 0, fmt.Errorf("count open turns: %w", translate(tx.db.Statement.Context, err))
 	}
