@@ -88,13 +88,15 @@ func object(v any) (json.RawMessage, error) {
 	return text, nil
 }
 
-func insertEvents(db *gorm.DB, events []eventRow) error {
+func insertEvents(events []eventRow) (all []statement, err error) {
 	for batch := range slices.Chunk(events, eventBatch) {
-		if _, err := eventTable().insert(db, batch, ""); err != nil {
-			return err
+		one, err := eventTable().insertion(batch, "")
+		if err != nil {
+			return nil, err
 		}
+		all = append(all, one)
 	}
-	return nil
+	return all, nil
 }
 
 var (

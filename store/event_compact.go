@@ -2,6 +2,7 @@ package store
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 
 	"gorm.io/gorm"
@@ -14,18 +15,33 @@ import (
 // text.
 func (tx *SessionTx) Compact(t Turn) { tx.compact = append(tx.compact, t) }
 
-// write appends the events and compacts turns.
-func (tx *SessionTx) write(db *gorm.DB) error {
-	if err := insertEvents(db, tx.events); err != nil {
-		return err
-	}
+// dropDeltas compacts turns: what was stored before, and what is about to be.
+func (tx *SessionTx) dropDeltas(db *gorm.DB) error {
 	for _, t := range tx.compact {
-		if err := dropDeltas(db, t); err != nil {
+		whole, begun := map[string]bool{}, false
+		kept := tx.events[:0:0]
+		for _, e := range slices.Backward(tx.events) {
+			of := e.TurnID != nil && *e.TurnID == t.ID
+			head := eventHead{Type: e.Type, Head: string(e.Data[:min(len(e.Data), headSize)])}
+			begun = begun || of && e.Type == "turn.started"
+			if !of || !head.dropped(whole) {
+				kept = append(kept, e)
+			}
+		}
+		slices.Reverse(kept)
+		tx.events = kept
+		if begun {
+			continue // nothing of it was stored before
+		}
+		if err := dropStored(db, t, tx.lastSeq, whole); err != nil {
 			return err
 		}
 	}
 	return nil
 }
+
+// headSize is how much of an event is looked at.
+const headSize = 256
 
 // eventHead is the start of an event that belongs to a part.
 type eventHead struct {
@@ -34,24 +50,36 @@ type eventHead struct {
 	Head string
 }
 
-// dropDeltas reads the heads of the turn's parts and deltas once, the last one
-// first. JSON functions of the databases would not do: Postgres's fail on the
-// escape \u0000, which text may hold.
-func dropDeltas(db *gorm.DB, t Turn) error {
+// dropped tells whether an event of a turn is a delta of a part that is whole; those after it were asked about before.
+func (h eventHead) dropped(whole map[string]bool) bool {
+	switch h.Type {
+	case "message.part":
+		if part, ok := h.part(); ok {
+			whole[part] = true
+		}
+	case "message.delta":
+		part, ok := h.part()
+		return ok && whole[part]
+	}
+	return false
+}
+
+// dropStored reads the heads of the turn's parts and deltas up to a seq once,
+// the last one first. JSON functions of the databases would not do: Postgres's
+// fail on the escape \u0000, which text may hold.
+func dropStored(db *gorm.DB, t Turn, upTo int64, whole map[string]bool) error {
 	var heads []eventHead
-	err := db.Raw(`SELECT seq, type, substr(CAST(data AS text), 1, 256) AS head FROM events
-		WHERE session_id = ? AND seq > ? AND turn_id = ? AND type IN ('message.delta', 'message.part') ORDER BY seq DESC`,
-		t.SessionID, t.AfterSeq, t.ID).Scan(&heads).Error
+	err := db.Raw(`SELECT seq, type, substr(CAST(data AS text), 1, ?) AS head FROM events WHERE session_id = ? AND seq > ? AND seq <= ?
+		AND turn_id = ? AND type IN ('message.delta', 'message.part') ORDER BY seq DESC`, headSize, t.SessionID, t.AfterSeq, upTo, t.ID).
+		Scan(&heads).Error
 	if err != nil {
 		return err
 	}
-	whole, runs, open := map[string]bool{}, [][2]int64{}, false
+	runs, open := [][2]int64{}, false
 	for _, h := range heads {
-		part, ok := h.part()
-		switch {
+		switch drop := h.dropped(whole); {
 		case h.Type == "message.part":
-			whole[part] = whole[part] || ok
-		case !ok || !whole[part]:
+		case !drop:
 			open = false
 		case open:
 			runs[len(runs)-1][0] = h.Seq

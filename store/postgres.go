@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -101,14 +102,19 @@ func dial(ctx context.Context, config *pgx.ConnConfig) (*pgx.Conn, error) {
 // extentMarks end the notification of a change of this extent.
 var extentMarks = [...]string{Anything: "", OnlyTurns: "*", OnlyEnds: "-", OnlyProgress: "+"}
 
-func (e *postgresEngine) announce(tx *gorm.DB, changes []Change) error {
-	for _, c := range changes {
-		text := e.instance + ":" + c.SessionID + extentMarks[c.Extent]
-		if err := tx.Exec("SELECT pg_notify(?, ?)", channel, text).Error; err != nil {
-			return err
+// apply sends one statement, for each takes its way to the server and back.
+func (e *postgresEngine) apply(tx *gorm.DB, all []statement, c Change) error {
+	var one statement
+	for i, st := range all {
+		before := ", "
+		if i == 0 {
+			before = "WITH "
 		}
+		one.add(before+"w"+strconv.Itoa(i)+" AS ("+st.sql+")", st.args...)
 	}
-	return nil
+	one.add(" SELECT pg_notify(?, ?)", channel, e.instance+":"+c.SessionID+extentMarks[c.Extent])
+	_, err := one.run(tx)
+	return err
 }
 
 func (e *postgresEngine) locking(clause string) string { return clause }

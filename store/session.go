@@ -88,10 +88,16 @@ func (s *Store) CreateSession(ctx context.Context, sess *Session, fn func(tx *Se
 			return err
 		}
 		cleanText(&row)
-		if err := s.exec(ctx, func(db *gorm.DB) error { return db.Create(&row).Error }); err != nil {
+		err := s.exec(ctx, func(db *gorm.DB) error {
+			insertion, err := sessionTable().insertion([]Session{row}, "")
+			if err != nil {
+				return err
+			}
+			return s.touch(db, []statement{insertion}, Change{SessionID: row.ID})
+		})
+		if err != nil {
 			return err
 		}
-		s.unit.touch(Change{SessionID: row.ID})
 		return s.work(ctx, &row, fn)
 	})
 	if err != nil {

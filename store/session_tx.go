@@ -92,17 +92,22 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 	}
 	changed := tx.settle(before)
 	err := s.exec(ctx, func(db *gorm.DB) error {
-		if err := tx.write(db); err != nil || len(changed) == 0 {
+		if err := tx.dropDeltas(db); err != nil {
 			return err
 		}
-		_, err := sessionTable().update(db, row, changed, "id = ?", row.ID)
-		return err
+		all, err := insertEvents(tx.events)
+		if err == nil && len(changed) > 0 {
+			var change statement
+			change, err = sessionTable().change(row, changed, "id = ?", row.ID)
+			all = append(all, change)
+		}
+		if err != nil || len(all)+tx.turns == 0 {
+			return err
+		}
+		return s.touch(db, all, Change{row.ID, tx.extent(changed)})
 	})
 	if err != nil {
 		return fmt.Errorf("write session: %w", err)
-	}
-	if len(changed)+len(tx.events)+tx.turns > 0 {
-		s.unit.touch(Change{row.ID, tx.extent(changed)})
 	}
 	return nil
 }

@@ -110,7 +110,14 @@ func openSQLitePool(path string, conns int, s *Store, p preparing, extra url.Val
 	return db, pool, nil
 }
 
-func (e *sqliteEngine) announce(*gorm.DB, []Change) error { return nil }
+func (e *sqliteEngine) apply(tx *gorm.DB, all []statement, _ Change) error {
+	for _, st := range all {
+		if _, err := st.run(tx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 func (e *sqliteEngine) locking(string) string { return "" }
 

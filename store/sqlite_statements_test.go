@@ -59,6 +59,7 @@ func TestAStatementThatRunsIsNotUsedASecondTime(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer outer.Close()
 	for outer.Next() {
 		var a, b int
 		if err := errors.Join(outer.Scan(&a), tx.QueryRowContext(t.Context(), query, 2).Scan(&b)); err != nil {
@@ -66,7 +67,7 @@ func TestAStatementThatRunsIsNotUsedASecondTime(t *testing.T) {
 		}
 		got = append(got, a, b)
 	}
-	if err := errors.Join(outer.Err(), outer.Close()); err != nil || fmt.Sprint(got) != "[1 2 2 2]" {
+	if err := outer.Err(); err != nil || fmt.Sprint(got) != "[1 2 2 2]" {
 		t.Errorf("%v, %v", got, err)
 	}
 }

@@ -54,8 +54,8 @@ type shared struct {
 
 // engine is what differs between Postgres and SQLite beyond SQL.
 type engine interface {
-	// announce tells other processes, in the open transaction, what it changed.
-	announce(tx *gorm.DB, changes []Change) error
+	// apply runs statements that do not depend on each other, and tells other processes what the open transaction changes.
+	apply(tx *gorm.DB, all []statement, c Change) error
 	// locking is a clause that locks rows, empty where transactions exclude each other.
 	locking(clause string) string
 	// insertAgent inserts an agent with its version: both or neither.

@@ -79,22 +79,21 @@ func (t table[T]) take(db *gorm.DB, query string, args []any, also ...any) (row 
 	return row, err
 }
 
-// insert adds rows with one statement; conflict is what follows it.
-func (t table[T]) insert(db *gorm.DB, all []T, conflict string) (inserted int64, err error) {
-	args := make([]any, 0, len(all)*len(t.fields))
+// insertion adds rows; conflict is what follows it.
+func (t table[T]) insertion(all []T, conflict string) (statement, error) {
+	args, err := make([]any, 0, len(all)*len(t.fields)), error(nil)
 	for i := range all {
 		for _, f := range t.fields {
 			if args, err = appendValue(args, f, reflect.ValueOf(&all[i]).Elem()); err != nil {
-				return 0, err
+				return statement{}, err
 			}
 		}
 	}
-	res := db.Exec(t.inserted+strings.Repeat(t.places+", ", len(all)-1)+t.places+conflict, args...)
-	return res.RowsAffected, res.Error
+	return statement{t.inserted + strings.Repeat(t.places+", ", len(all)-1) + t.places + conflict, args}, nil
 }
 
-// update writes some columns of a row to those that where selects.
-func (t table[T]) update(db *gorm.DB, row *T, columns []string, where string, of ...any) (updated int64, err error) {
+// change writes some columns of a row to those that where selects.
+func (t table[T]) change(row *T, columns []string, where string, of ...any) (statement, error) {
 	var set []string
 	var args []any
 	for _, f := range t.fields {
@@ -102,12 +101,12 @@ func (t table[T]) update(db *gorm.DB, row *T, columns []string, where string, of
 			continue
 		}
 		set = append(set, f.DBName+" = ?")
+		var err error
 		if args, err = appendValue(args, f, reflect.ValueOf(row).Elem()); err != nil {
-			return 0, err
+			return statement{}, err
 		}
 	}
-	res := db.Exec("UPDATE "+t.name+" SET "+strings.Join(set, ", ")+" WHERE "+where, append(args, of...)...)
-	return res.RowsAffected, res.Error
+	return statement{"UPDATE " + t.name + " SET " + strings.Join(set, ", ") + " WHERE " + where, append(args, of...)}, nil
 }
 
 func (t table[T]) targets(row *T) []any {

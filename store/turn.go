@@ -74,7 +74,11 @@ func (tx *SessionTx) insertTurn(row *Turn) error {
 		}
 	}
 	row.Position = tx.position + 1
-	inserted, err := turnTable().insert(tx.db, []Turn{*row}, " ON CONFLICT DO NOTHING")
+	insertion, err := turnTable().insertion([]Turn{*row}, " ON CONFLICT DO NOTHING")
+	if err != nil {
+		return err
+	}
+	inserted, err := insertion.run(tx.db)
 	if err == nil && inserted == 0 {
 		return ErrConflict
 	}
@@ -103,8 +107,12 @@ func (tx *SessionTx) TurnByKey(key string) (Turn, error) {
 func (tx *SessionTx) SaveTurn(t *Turn) error {
 	t.storable()
 	columns := []string{"status", "attempt", "abort", "result", "error_name", "error_message", "model", "handed_at", "ended_at"}
-	updated, err := turnTable().update(tx.db, t, columns, "session_id = ? AND id = ?", tx.Session.ID, t.ID)
-	if err == nil && updated == 0 {
+	change, err := turnTable().change(t, columns, "session_id = ? AND id = ?", tx.Session.ID, t.ID)
+	var changed int64
+	if err == nil {
+		changed, err = change.run(tx.db)
+	}
+	if err == nil && changed == 0 {
 		err = ErrNotFound
 	}
 	if err != nil {

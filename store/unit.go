@@ -89,14 +89,10 @@ func (s *Store) commit(ctx context.Context) error {
 		}
 		return nil
 	}
-	touched := merged(s.unit.touched)
-	if err := s.engine.announce(s.write, touched); err != nil {
-		return fmt.Errorf("announce: %w", translate(ctx, err))
-	}
 	s.unit.ended = true
 	err := s.write.Commit().Error
 	// A commit whose answer got lost may have taken effect: subscribers look.
-	s.hub.publish(touched)
+	s.hub.publish(merged(s.unit.touched))
 	if err != nil {
 		return fmt.Errorf("commit: %w", translate(ctx, err))
 	}
@@ -128,8 +124,11 @@ func (s *Store) nested(ctx context.Context, fn func(s *Store) error) error {
 	return nil
 }
 
-// touch notes that the open transaction changed something of a session.
-func (u *unit) touch(c Change) { u.touched = append(u.touched, c) }
+// touch writes what changes a session in the open transaction, of which others are told when it is committed.
+func (s *Store) touch(db *gorm.DB, all []statement, c Change) error {
+	s.unit.touched = append(s.unit.touched, c)
+	return s.engine.apply(db, all, c)
+}
 
 // merged lists the touched sessions once each, in the order of first touch.
 func merged(touched []Change) []Change {
