@@ -84,6 +84,29 @@ func TestCompactionDropsTheDeltasOfWholePartsOnly(t *testing.T) {
 	})
 }
 
+// A turn whose deltas and parts come in the unit of work that compacts it leaves those of other turns alone.
+func TestCompactionOfWhatIsAboutToBeStored(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		sess := newSession(t, s)
+		var turns [3]store.Turn
+		check(t, s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error {
+			for i := range turns {
+				check(t, tx.AddTurn(&turns[i]))
+				tx.Append(store.NewEvent{Type: "turn.started", TurnID: &turns[i].ID, Data: map[string]any{"part_id": "start"}})
+				talk(tx, turns[i].ID, "p+ q+ p=")
+			}
+			tx.Compact(turns[0])
+			tx.Compact(turns[2])
+			return nil
+		}))
+		log, seqs := told(t, s, sess.ID)
+		if log != "start q+ p= start p+ q+ p= start q+ p=" || fmt.Sprint(seqs) != "[1 3 4 5 6 7 8 9 11 12]" {
+			t.Errorf("log %s, %v", log, seqs)
+		}
+	})
+}
+
 func BenchmarkCompact(b *testing.B) {
 	benchEach(b, func(b *testing.B, s *store.Store) {
 		a := benchAgent(b, s)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/litellm-agent-platform/lap/store"
 	"github.com/litellm-agent-platform/lap/store/storetest"
@@ -40,6 +41,44 @@ func TestOnlyTheCurrentLeaseMayObserve(t *testing.T) {
 		check(t, s.Observe(t.Context(), current, sess.ID, appendOne("new")))
 		if got, err := s.GetSession(t.Context(), sess.ID); err != nil || got.LastSeq != 2 {
 			t.Fatalf("%+v %v", got, err)
+		}
+	})
+}
+
+// What a leader changes is neither overwritten by others nor outlived by its lease.
+func TestALeaderKeepsTheSessionAndItsLeaseUntilItCommits(t *testing.T) {
+	t.Parallel()
+	storetest.Each(t, func(t *testing.T, s *store.Store) {
+		l, sess := lead(t, s), newSession(t, s)
+		entered, leave, observed := make(chan struct{}), make(chan struct{}), make(chan error, 1)
+		go func() {
+			observed <- s.Observe(t.Context(), l, sess.ID, func(tx *store.SessionTx) error {
+				close(entered)
+				<-leave
+				tx.Session.TurnCount++
+				return nil
+			})
+		}()
+		<-entered
+		others := make(chan error, 2)
+		go func() {
+			others <- s.Session(t.Context(), sess.ID, func(tx *store.SessionTx) error { tx.Session.TurnCount++; return nil })
+		}()
+		go func() { others <- store.Exec(t, s, "UPDATE leadership SET epoch = epoch + 1") }()
+		for range 2 {
+			select {
+			case err := <-others:
+				t.Fatalf("another one was not kept waiting: %v", err)
+			case <-time.After(200 * time.Millisecond):
+			}
+		}
+		close(leave)
+		check(t, receive(t, observed))
+		check(t, receive(t, others))
+		check(t, receive(t, others))
+		got, err := s.GetSession(t.Context(), sess.ID)
+		if check(t, err); got.TurnCount != 2 {
+			t.Errorf("count %d", got.TurnCount)
 		}
 	})
 }

@@ -1,6 +1,7 @@
 package session_test
 
 import (
+	"context"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -156,6 +157,80 @@ func TestAnAbortThatFollowsAMessageAtOnceReachesIt(t *testing.T) {
 		}
 		if straight == 0 {
 			t.Error("no message went straight to the sandbox")
+		}
+	})
+}
+
+// The end of a turn may be asked for, and told of, before the link has the message that was committed.
+func TestAnAbortThatOvertakesItsMessageReachesIt(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		r.rt.onTurn = func(b *box, turn sandboxd.Turn) {
+			if *turn.Parts[0].Text == "hello" {
+				b.reply(turn.ID, "ok")
+			}
+		}
+		id := r.open(session.CreateParams{})
+		r.await(id, session.Ready)
+		r.wait(r.straight(id, func() {}))
+		overtaken := r.upon(id, store.OnlyProgress, func() {
+			if turn, err := r.service.Abort(context.Background(), id); err != nil || turn == "" {
+				t.Errorf("abort of %q: %v", turn, err)
+			}
+			time.Sleep(100 * time.Millisecond) // the link has heard of it
+		})
+		turn := r.send(id, "goes on until it is aborted")
+		if turn.Status != session.Handed || !overtaken.Load() {
+			t.Fatalf("turn %+v", turn)
+		}
+		if ended := r.wait(turn); ended.Status != session.TurnAborted || ended.EndedAt.Sub(ended.CreatedAt) > 5*time.Second {
+			t.Errorf("turn %+v", ended)
+		}
+	})
+}
+
+// upon runs fn after the first commit of this extent, before who has committed goes on.
+func (r *rig) upon(id string, extent store.Extent, fn func()) *atomic.Bool {
+	var seen atomic.Bool
+	r.t.Cleanup(r.o.Store.Subscribe(func(c store.Change) {
+		if c.SessionID != id || c.Extent != extent || seen.Swap(true) {
+			return
+		}
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			fn()
+		}()
+		<-done
+	}))
+	return &seen
+}
+
+// When a turn has ended the sandbox is free, but what waited comes first.
+func TestAMessageDoesNotOvertakeOneThatWaits(t *testing.T) {
+	each(t, func(t *testing.T, r *rig) {
+		proceed := make(chan struct{}, 100)
+		r.rt.onTurn = func(b *box, turn sandboxd.Turn) {
+			<-proceed
+			b.reply(turn.ID, "ok")
+		}
+		id := r.open(session.CreateParams{})
+		r.await(id, session.Ready)
+		first := r.straight(id, func() { proceed <- struct{}{} })
+		second := r.send(id, "second")
+		var third store.Turn
+		seen := r.upon(id, store.OnlyEnds, func() {
+			var err error
+			if third, err = r.service.Send(context.Background(), id, text("third")); err != nil {
+				t.Error(err)
+			}
+		})
+		close(proceed)
+		r.wait(first)
+		r.wait(second)
+		eventually(t, "the third message", seen.Load)
+		second, third = r.wait(second), r.wait(third)
+		if third.HandedAt.Before(*second.EndedAt) {
+			t.Errorf("second turn %+v, third %+v", second, third)
 		}
 	})
 }
