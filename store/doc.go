@@ -9,5 +9,6 @@
 // A Store is safe for concurrent use. The Store and the SessionTx handed to a
 // function of InTx, CreateSession, Session or Observe belong to that call: they
 // must not be used by another goroutine or after the function has returned.
-// Subscribers are called on the committing goroutine and must not block.
+// Subscribers are called on a goroutine that commits, perhaps for others as
+// well, and must not block.
 package store

@@ -81,9 +81,10 @@ func (t table[T]) take(db *gorm.DB, query string, args []any, also ...any) (row 
 
 // insertion adds rows; conflict is what follows it.
 func (t table[T]) insertion(all []T, conflict string) (statement, error) {
-	args, err := make([]any, 0, len(all)*len(t.fields)), error(nil)
+	args := make([]any, 0, len(all)*len(t.fields))
 	for i := range all {
 		for _, f := range t.fields {
+			var err error
 			if args, err = appendValue(args, f, reflect.ValueOf(&all[i]).Elem()); err != nil {
 				return statement{}, err
 			}

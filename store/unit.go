@@ -23,7 +23,8 @@ var errBroken = fmt.Errorf("%w: the transaction is broken", ErrUnavailable)
 // fn returns an error or panics. Inside another InTx, or in the work of Once, it
 // joins that one: an error undoes only what the inner fn did, and nothing is
 // committed or announced before the outermost has ended. fn must use the Store
-// it is given and do nothing slow: on SQLite it holds the only writer.
+// it is given and do nothing slow: on SQLite it holds the only writer. There, units of work that waited for each other are
+// committed together; each still fails alone, unless the database itself fails, which all of them are told.
 func (s *Store) InTx(ctx context.Context, fn func(s *Store) error) error {
 	if o := s.onceOf(ctx); o != nil {
 		joined, err := o.begin()
