@@ -3,20 +3,12 @@ package store
 import (
 	"strconv"
 	"strings"
-
-	"gorm.io/gorm"
 )
 
 // statement is SQL with the values of its parameters.
 type statement struct {
 	sql  string
 	args []any
-}
-
-// run returns how many rows it has changed.
-func (st statement) run(db *gorm.DB) (int64, error) {
-	res := db.Exec(st.sql, st.args...)
-	return res.RowsAffected, res.Error
 }
 
 func (st *statement) add(sql string, args ...any) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -13,8 +14,8 @@ import (
 	"gorm.io/gorm/schema"
 )
 
-// table reads and writes rows as the gorm tags of T say. It is for what every message needs: gorm builds its statements
-// anew each time, which took longer than they did.
+// table reads and writes rows as the gorm tags of T say, on gorm's connections. It is for what every message needs: gorm builds its
+// statements anew each time, which took longer than they did.
 type table[T any] struct {
 	name     string
 	fields   []*schema.Field
@@ -45,9 +46,9 @@ func newTable[T any](name string, without ...string) table[T] {
 
 // each reads the rows of a query until fn says no. Its columns are those of t followed by as many as also takes.
 func (t table[T]) each(db *gorm.DB, query string, args []any, fn func(T) bool, also ...any) error {
-	found, err := db.Raw(query, args...).Rows()
+	found, err := db.Statement.ConnPool.QueryContext(db.Statement.Context, numbered(db, query), args...)
 	if err != nil {
-		return err
+		return inGorm(db, err)
 	}
 	defer func() { _ = found.Close() }()
 	for found.Next() {
@@ -59,7 +60,50 @@ func (t table[T]) each(db *gorm.DB, query string, args []any, fn func(T) bool, a
 			return nil
 		}
 	}
-	return found.Err()
+	return inGorm(db, found.Err())
+}
+
+// run runs a statement and returns how many rows it has changed.
+func (st statement) run(db *gorm.DB) (int64, error) {
+	res, err := db.Statement.ConnPool.ExecContext(db.Statement.Context, numbered(db, st.sql), st.args...)
+	if err != nil {
+		return 0, inGorm(db, err)
+	}
+	return res.RowsAffected()
+}
+
+// numberedTexts are statements with the parameters of Postgres, by what they were made of: short ones, of which there are not many.
+var numberedTexts sync.Map
+
+const shortText = 4096
+
+// numbered writes the parameters of a statement, in which nothing else is a question mark, as its database wants them.
+func numbered(db *gorm.DB, query string) string {
+	if db.Name() != "postgres" {
+		return query
+	}
+	if text, ok := numberedTexts.Load(query); ok {
+		return text.(string)
+	}
+	var b strings.Builder
+	for i, part := range strings.Split(query, "?") {
+		if i > 0 {
+			b.WriteString("$" + strconv.Itoa(i))
+		}
+		b.WriteString(part)
+	}
+	if len(query) <= shortText {
+		numberedTexts.Store(query, b.String())
+	}
+	return b.String()
+}
+
+// inGorm is an error as gorm would say it.
+func inGorm(db *gorm.DB, err error) error {
+	if t, ok := db.Dialector.(gorm.ErrorTranslator); ok && err != nil {
+		return t.Translate(err)
+	}
+	return err
 }
 
 // list returns the rows of a query.

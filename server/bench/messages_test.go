@@ -89,7 +89,7 @@ func (m messages) beside(t testing.TB, program, kind, gateway string, out *repor
 		own = append(own, direct.message(text))
 		through = append(through, s.timed(w, session, text))
 		ownFirst = append(ownFirst, direct.first(text+" streamed"))
-		throughFirst = append(throughFirst, s.first(session, text+" streamed"))
+		throughFirst = append(throughFirst, s.first(w, session, text+" streamed"))
 	}
 	compare := func(what, budget string, own, through []time.Duration) {
 		out.figure(kind, fmt.Sprintf("%s, OpenCode, %d", what, len(own)), fmt.Sprintf("directly p50 %s p99 %s, through the server p50 %s p99 %s, added p50 %s",
@@ -118,7 +118,7 @@ func (m messages) long(s *server, out *report) {
 	var old, young, firsts []time.Duration
 	for i := range pairs {
 		if i%2 == 0 {
-			firsts = append(firsts, s.first(long, "streamed"))
+			firsts = append(firsts, s.first(w, long, "streamed"))
 		}
 		old = append(old, s.timed(w, long, "more"))
 	}
@@ -269,13 +269,8 @@ func (s *server) timed(w *wire, session, text string) time.Duration {
 }
 
 // first sends a message and returns how long the first piece of its answer took.
-func (s *server) first(session, text string) time.Duration {
+func (s *server) first(w *wire, session, text string) time.Duration {
 	s.t.Helper()
-	w, err := dial(s.addr)
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	defer w.Close()
 	begun := time.Now()
 	if _, err := w.Write(request("POST", session+"/message_stream", `{"text":"`+text+`"}`)); err != nil {
 		s.t.Fatal(err)
@@ -288,6 +283,9 @@ func (s *server) first(session, text string) time.Duration {
 	lines := bufio.NewReader(resp.Body)
 	took := until(s.t, lines, begun, `"type":"message.`) // a whole part, if it is there before its pieces are read
 	until(s.t, lines, begun, `"type":"turn.completed"`)
+	if _, err := io.Copy(io.Discard, lines); err != nil {
+		s.t.Fatalf("stream: %v", err)
+	}
 	return took
 }
 
