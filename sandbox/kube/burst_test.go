@@ -1,6 +1,7 @@
 package kube_test
 
 import (
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,13 @@ func TestABurstOfSandboxesCostsFewCallsEach(t *testing.T) {
 		}
 		if s, err := rt.Get(ctx, specs[i].ID); err != nil || s.State != sandbox.Starting {
 			t.Errorf("%+v, %v", s, err)
+		}
+		for range 20 { // while the watch brings it
+			all, err := rt.List(ctx)
+			if err != nil || !slices.ContainsFunc(all, func(s sandbox.Status) bool { return s.ID == specs[i].ID }) {
+				t.Errorf("one that was made is not listed: %v", err)
+				break
+			}
 		}
 		if _, err := settings.Get(ctx, specs[i].SessionID); err != nil {
 			t.Error(err)

@@ -347,18 +347,18 @@ func (r *Runtime) List(ctx context.Context) ([]sandbox.Status, error) {
 	if err := r.ready(ctx); err != nil {
 		return nil, err
 	}
-	var pods corev1.PodList
-	if err := r.cached.List(ctx, &pods, client.InNamespace(r.o.Namespace)); err != nil {
-		return nil, fmt.Errorf("list pods: %w", err)
-	}
 	all := map[sandbox.ID]sandbox.Status{}
-	r.mu.Lock()
+	r.mu.Lock() // before the cache is read: what is forgotten here is there by then
 	for id, m := range r.made {
 		if time.Since(m.at) <= madeFor {
 			all[id] = status(m.pod)
 		}
 	}
 	r.mu.Unlock()
+	var pods corev1.PodList
+	if err := r.cached.List(ctx, &pods, client.InNamespace(r.o.Namespace)); err != nil {
+		return nil, fmt.Errorf("list pods: %w", err)
+	}
 	for i := range pods.Items {
 		all[sandbox.ID(pods.Items[i].Name)] = status(&pods.Items[i])
 	}
