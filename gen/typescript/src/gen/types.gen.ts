@@ -3076,7 +3076,7 @@ export type SendMessageResponses = {
      */
     200: Message;
     /**
-     * The turn is queued; `Location` is where it can be read.
+     * The turn is stored, `queued` or `handed` already; `Location` is where it can be read.
      */
     202: Turn;
 };
