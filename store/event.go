@@ -88,7 +88,8 @@ func object(v any) (json.RawMessage, error) {
 	return text, nil
 }
 
-func insertEvents(events []eventRow) (all []statement, err error) {
+// eventInsertions are the statements that add events.
+func eventInsertions(events []eventRow) (all []statement, err error) {
 	for batch := range slices.Chunk(events, eventBatch) {
 		one, err := eventTable().insertion(batch, "")
 		if err != nil {

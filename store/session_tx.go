@@ -95,7 +95,7 @@ func (s *Store) work(ctx context.Context, row *Session, fn func(tx *SessionTx) e
 		if err := tx.dropDeltas(db); err != nil {
 			return err
 		}
-		all, err := insertEvents(tx.events)
+		all, err := eventInsertions(tx.events)
 		if err == nil && len(changed) > 0 {
 			var change statement
 			change, err = sessionTable().change(row, changed, "id = ?", row.ID)

@@ -88,14 +88,7 @@ func TestATurnThatEndsByItselfWhenItsTimeIsUpIsNotBlamed(t *testing.T) {
 
 func TestAMessageGoesStraightToAFreeSandbox(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
-		proceed := make(chan struct{}, 100)
-		r.rt.onTurn = func(b *box, turn sandboxd.Turn) {
-			<-proceed
-			b.reply(turn.ID, "ok")
-		}
-		id := r.open(session.CreateParams{})
-		r.await(id, session.Ready)
-		first := r.straight(id, func() { proceed <- struct{}{} })
+		id, first, proceed := r.held()
 		second := r.send(id, "two")
 		if second.Status != session.Queued || second.HandedAt != nil {
 			t.Errorf("behind another one: %+v", second)
@@ -121,6 +114,19 @@ func TestAMessageGoesStraightToAFreeSandbox(t *testing.T) {
 			t.Errorf("%d of 40 messages went straight to the sandbox", straight)
 		}
 	})
+}
+
+// held opens a session and sends it a message that goes straight to its sandbox; no turn ends before proceed is closed.
+func (r *rig) held() (id string, first store.Turn, proceed chan struct{}) {
+	r.t.Helper()
+	proceed = make(chan struct{}, 100)
+	r.rt.onTurn = func(b *box, turn sandboxd.Turn) {
+		<-proceed
+		b.reply(turn.ID, "ok")
+	}
+	id = r.open(session.CreateParams{})
+	r.await(id, session.Ready)
+	return id, r.straight(id, func() { proceed <- struct{}{} }), proceed
 }
 
 // straight sends messages until one goes straight to the sandbox; queued is called for those that do not.
@@ -208,14 +214,7 @@ func (r *rig) upon(id string, extent store.Extent, fn func()) *atomic.Bool {
 // When a turn has ended the sandbox is free, but what waited comes first.
 func TestAMessageDoesNotOvertakeOneThatWaits(t *testing.T) {
 	each(t, func(t *testing.T, r *rig) {
-		proceed := make(chan struct{}, 100)
-		r.rt.onTurn = func(b *box, turn sandboxd.Turn) {
-			<-proceed
-			b.reply(turn.ID, "ok")
-		}
-		id := r.open(session.CreateParams{})
-		r.await(id, session.Ready)
-		first := r.straight(id, func() { proceed <- struct{}{} })
+		id, first, proceed := r.held()
 		second := r.send(id, "second")
 		var third store.Turn
 		seen := r.upon(id, store.OnlyEnds, func() {
